@@ -1,0 +1,80 @@
+"""The choke point: every operation on a projected node is admitted here, or refused with a reason.
+
+Names first, then life, then the grants' access, then policy. What is refused is on the record
+before the caller hears of it.
+"""
+
+import errno
+
+from vfs import names
+from vfs.attributes import Caller
+from vfs.gate import Access, Gate, Request
+from vfs.nodes import Node
+from vfs.projection import Life
+from vfs.union import os_error
+
+KERNEL = Caller(0, 0, 0)
+"""Stands for the kernel acting by itself, as when it writes dirty pages back."""
+
+
+class Admission:
+    """Admits operations on nodes of live projections."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def look(self, node: Node) -> None:
+        """Admit a look at names and attributes.
+
+        Raises OSError(ESTALE) where no live grant covers the node.
+        """
+        if node.projection.life is not Life.LIVE or not self._gate.access(node.projection.id):
+            raise os_error(errno.ESTALE)
+
+    def use(self, node: Node, action: str, caller: Caller, name: bytes | None = None) -> None:
+        """Admit `read`, `write` or `delete` of a node, or of the entry *name* of a folder.
+
+        Raises OSError: ESTALE without a live grant, EROFS for a write without a write grant,
+        EACCES for a read that a grant only lists, and where policy refuses.
+        """
+        self.look(node)
+        projection = node.projection
+        need = Access.READ if action == "read" else Access.WRITE
+        place = node.place if name is None else node.place_of(name)
+        mount_path = names.join(projection.name, place)
+        if not self._gate.access(projection.id) & need:
+            number = errno.EROFS if need is Access.WRITE else errno.EACCES
+            self._refused(node, mount_path, caller, action, "no grant for it")
+            raise os_error(number)
+        # A read takes bytes from where the file came from, whatever the agent has renamed it to.
+        path = node.origin if action == "read" and node.origin is not None else place
+        host_path = projection.source.host_path(path)
+        if self._gate.hidden(host_path):
+            self._refused(node, mount_path, caller, action, "hidden by policy")
+            raise os_error(errno.EACCES)
+        verdict = self._gate.decide(Request(projection.id, action, host_path, mount_path, caller))
+        if not verdict.allowed:
+            raise os_error(errno.EACCES)
+
+    def held(self, node: Node, epoch: int, need: Access) -> None:
+        """Admit the use of an open handle, opened in *epoch* of its projection.
+
+        While a grant ends, pages that the kernel still holds dirty are taken in (promise 7).
+        Raises OSError(ESTALE) after that, EACCES where the access has been narrowed.
+        """
+        projection = node.projection
+        if projection.draining and need is Access.WRITE and epoch == projection.epoch:
+            return
+        if projection.epoch != epoch:
+            raise os_error(errno.ESTALE)
+        self.look(node)
+        if not self._gate.access(projection.id) & need:
+            raise os_error(errno.EACCES)
+
+    def _refused(
+        self, node: Node, mount_path: bytes, caller: Caller, action: str, why: str
+    ) -> None:
+        self._gate.report(
+            "refuse", "refused", mount_path, caller, node.projection.id,
+            {"action": action, "why": why},
+        )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Changes of attributes and extended attributes, all of them staged."""
+
+import errno
+
+from vfs.admission import Admission
+from vfs.attributes import Caller, SetAttributes
+from vfs.files import Files
+from vfs.gate import Gate
+from vfs.nodes import Node
+from vfs.stage.tree import StagedInode
+from vfs.union import Union, os_error
+
+SOURCE_XATTRS = frozenset({b"user.mime_type", b"user.charset"})
+"""Extended attributes of a source that are shown: those that hold a type, never a value of the
+user's that no scan has seen."""
+
+
+class AttributeChanges:
+    """chmod, chown, utimes, truncate and xattrs of one workspace."""
+
+    def __init__(self, union: Union, files: Files, admission: Admission, gate: Gate) -> None:
+        self._union = union
+        self._tree = union.tree
+        self._files = files
+        self._admission = admission
+        self._gate = gate
+
+    def set(self, node: Node, change: SetAttributes, caller: Caller) -> None:
+        """Apply what is not None in *change*. Raises OSError, Blocked."""
+        self._admission.use(node, "write", caller)
+        self.apply(node, change)
+        self._report(node, caller, "truncate" if change.size is not None else "attributes")
+
+    def apply(self, node: Node, change: SetAttributes) -> None:
+        """As `set`, for a caller that has been admitted."""
+        if change.size is not None:
+            if node.is_folder:
+                raise os_error(errno.EISDIR)
+            self._files.truncate(node, change.size)
+        if (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns) == (None,) * 5:
+            return
+        with self._tree.transaction():
+            first = self._union.staged(node) is None
+            if first and node.is_folder and node.origin is not None:
+                status = self._union.source_stat(node)
+                self._union.keep_base(node.projection, node.origin, status)
+            inode = self._union.stage(node)
+            if change.mode is not None:
+                inode.mode = change.mode & 0o7777
+            if change.uid is not None:
+                inode.uid = change.uid
+            if change.gid is not None:
+                inode.gid = change.gid
+            self._set_times(node, inode, change)
+            self._union.changed(inode)
+
+    def _set_times(self, node: Node, inode: StagedInode, change: SetAttributes) -> None:
+        if change.atime_ns is None and change.mtime_ns is None:
+            return
+        now = self._union.attributes(node)
+        atime = now.atime_ns if change.atime_ns is None else change.atime_ns
+        mtime = now.mtime_ns if change.mtime_ns is None else change.mtime_ns
+        if inode.body is not None:
+            self._tree.bodies.set_times(inode.body, atime, mtime)
+        else:
+            inode.atime_ns, inode.mtime_ns = atime, mtime
+
+    def _report(self, node: Node, caller: Caller, op: str) -> None:
+        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, {"op": op})
+
+    # -- extended attributes ---------------------------------------------------------------
+
+    def _source_xattrs(self, node: Node) -> dict[bytes, bytes]:
+        if node.origin is None or node.is_folder or node.unlinked:
+            return {}
+        try:
+            return node.projection.source.xattrs(node.origin, SOURCE_XATTRS)
+        except OSError:
+            return {}
+
+    def all_xattrs(self, node: Node) -> dict[bytes, bytes]:
+        """Every extended attribute that the agent may see."""
+        shown = self._source_xattrs(node)
+        inode = self._union.staged(node)
+        for name, value in (inode.xattrs if inode else {}).items():
+            if value is None:
+                shown.pop(name, None)
+            else:
+                shown[name] = value
+        return shown
+
+    def get_xattr(self, node: Node, name: bytes) -> bytes:
+        """One extended attribute. Raises OSError(ENODATA)."""
+        self._admission.look(node)
+        if name.startswith(b"user."):
+            value = self.all_xattrs(node).get(name)
+            if value is not None:
+                return value
+        raise os_error(errno.ENODATA)
+
+    def set_xattr(self, node: Node, name: bytes, value: bytes, caller: Caller) -> None:
+        """Stage an extended attribute; only `user.` ones, ENOTSUP for others."""
+        self._admission.use(node, "write", caller)
+        if not name.startswith(b"user."):
+            raise os_error(errno.ENOTSUP)
+        with self._tree.transaction():
+            inode = self._union.stage(node)
+            self._tree.set_xattr(inode, name, value)
+            self._union.changed(inode)
+        self._report(node, caller, "xattr")
+
+    def remove_xattr(self, node: Node, name: bytes, caller: Caller) -> None:
+        """Remove an extended attribute. Raises OSError(ENODATA)."""
+        self._admission.use(node, "write", caller)
+        self.get_xattr(node, name)
+        with self._tree.transaction():
+            inode = self._union.stage(node)
+            if name in self._source_xattrs(node):
+                self._tree.set_xattr(inode, name, None)
+            else:
+                self._tree.forget_xattr(inode, name)
+            self._union.changed(inode)
+        self._report(node, caller, "xattr")

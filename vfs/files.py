@@ -1,0 +1,273 @@
+"""Open files: handles, reading from source or stage, writing into the stage.
+
+A handle resolves what it reads at each read, so that a descriptor opened before a write sees the
+write, whoever made it. Bodies and masked contents are shared by all handles of a node.
+"""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vfs.admission import Admission
+from vfs.attributes import Caller
+from vfs.content import Redactor, SourceContent
+from vfs.copyup import CopyUp
+from vfs.gate import Access, Gate
+from vfs.nodes import Node
+from vfs.union import Union, os_error
+
+_IDLE_KEPT = 256
+"""Contents of closed files kept open for the next open of the same version."""
+
+
+@dataclass(slots=True, eq=False)
+class Handle:
+    """One open of a node; `epoch` is its projection's at that time."""
+
+    node: Node
+    caller: Caller
+    readable: bool
+    writable: bool
+    epoch: int
+    wrote: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an adapter tells the kernel: the handle, and whether its cached pages still hold."""
+
+    fh: int
+    keep_cache: bool
+    direct_io: bool = False
+
+
+class Files:
+    """Handles of regular files of one workspace."""
+
+    def __init__(
+        self,
+        union: Union,
+        admission: Admission,
+        gate: Gate,
+        redactor: Redactor,
+        copyup: CopyUp,
+    ) -> None:
+        self._union = union
+        self._admission = admission
+        self._gate = gate
+        self._redactor = redactor
+        self._copyup = copyup
+        self._handles: dict[int, Handle] = {}
+        self._next = 1
+        self._bodies: dict[int, tuple[int, int]] = {}
+        self._idle: OrderedDict[Node, None] = OrderedDict()
+
+    @property
+    def open_handles(self) -> int:
+        """How many handles are open."""
+        return len(self._handles)
+
+    def close(self) -> None:
+        """Close every descriptor, at the end of the workspace's service."""
+        for _body, fd in self._bodies.values():
+            os.close(fd)
+        self._bodies.clear()
+        for node in self._union.nodes.by_ino.values():
+            self.drop_content(node)
+
+    # -- content of a node -----------------------------------------------------------------
+
+    def content(self, node: Node) -> SourceContent:
+        """The source's present version of a node's content. Raises OSError as open does."""
+        profile = self._gate.profile(node.projection.id)
+        key = f"{profile}:{self._redactor.version}"
+        held = node.content
+        if held is not None and (node.unlinked or held.fresh(key)):
+            return held
+        if node.unlinked or node.origin is None:
+            raise os_error(errno.ESTALE)
+        try:
+            fd, status = node.projection.source.open_file(node.origin)
+        except (FileNotFoundError, NotADirectoryError):
+            raise os_error(errno.ESTALE) from None
+        if status.identity != node.identity and self._union.staged(node) is None:
+            # Another object stands at the name now: the kernel looks the name up again.
+            os.close(fd)
+            raise os_error(errno.ESTALE)
+        self.drop_content(node)
+        node.content = SourceContent(fd, status, self._redactor, profile, key)
+        return node.content
+
+    def drop_content(self, node: Node) -> None:
+        """Let go of a node's source descriptor and masked bytes."""
+        self._idle.pop(node, None)
+        if node.content is not None:
+            node.content.close()
+            node.content = None
+
+    def _body(self, node: Node, body: int) -> int:
+        """The node's one read-write descriptor of its body."""
+        known = self._bodies.get(node.ino)
+        if known is not None:
+            if known[0] == body:
+                return known[1]
+            os.close(known[1])
+        fd = self._union.tree.bodies.open(body, write=True)
+        self._bodies[node.ino] = (body, fd)
+        return fd
+
+    def forget_body(self, node: Node) -> None:
+        """Close the descriptor of a body that the node has no more."""
+        known = self._bodies.pop(node.ino, None)
+        if known is not None:
+            os.close(known[1])
+
+    def stage_content(self, node: Node, *, truncate: bool) -> int:
+        """Make sure that the node has a body; returns its descriptor. Raises Blocked, OSError."""
+        inode = self._union.staged(node)
+        if inode is None or inode.body is None:
+            content = None if node.origin is None else self.content(node)
+            inode = self._copyup.stage_content(node, content, truncate=truncate)
+        assert inode.body is not None
+        return self._body(node, inode.body)
+
+    def keep_base_content(self, node: Node) -> None:
+        """Before a file is replaced: keep the base, with its content where that can be read.
+
+        Raises Blocked while a large one is copied.
+        """
+        if self._union.staged(node) is not None or node.origin is None:
+            return
+        try:
+            content = self.content(node)
+        except PermissionError:
+            return  # the replaced bytes cannot be read: the fingerprint alone must do
+        base = self._copyup.base(node, content)
+        with self._union.tree.transaction():
+            self._union.keep_content_base(node.projection, node.origin, base)
+
+    # -- handles ---------------------------------------------------------------------------
+
+    def open(self, node: Node, flags: int, caller: Caller) -> Opened:
+        """Open a regular file. Raises OSError, Blocked."""
+        mode = flags & os.O_ACCMODE
+        writable = mode in (os.O_WRONLY, os.O_RDWR) or bool(flags & os.O_TRUNC)
+        readable = mode != os.O_WRONLY
+        if readable or not writable:
+            self._admission.use(node, "read", caller)
+        if writable:
+            self._admission.use(node, "write", caller)
+        keep = self._prepare(node)
+        if flags & os.O_TRUNC:
+            self.truncate(node, 0)
+            keep = False
+        self._gate.report(
+            "open", "ok", node.mount_path, caller, node.projection.id,
+            {"access": "write" if writable else "read"},
+        )  # fmt: skip
+        return Opened(self.new_handle(node, caller, readable, writable), keep)
+
+    def _prepare(self, node: Node) -> bool:
+        """Open what the node is read from; True if the kernel's cached pages of it hold."""
+        inode = self._union.staged(node)
+        if inode is not None and inode.body is not None:
+            # Its content changes through the kernel alone, or the kernel is told.
+            self._body(node, inode.body)
+            return True
+        before = node.content
+        return self.content(node) is before
+
+    def new_handle(self, node: Node, caller: Caller, readable: bool, writable: bool) -> int:
+        """Register an open of a node."""
+        fh, self._next = self._next, self._next + 1
+        self._handles[fh] = Handle(node, caller, readable, writable, node.projection.epoch)
+        node.opens += 1
+        self._idle.pop(node, None)
+        return fh
+
+    def _handle(self, fh: int) -> Handle:
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise os_error(errno.EBADF) from None
+
+    def read(self, fh: int, offset: int, size: int) -> bytes:
+        """Bytes of an open file, fewer at its end. Raises OSError, Blocked."""
+        handle = self._handle(fh)
+        node = handle.node
+        self._admission.held(node, handle.epoch, Access.READ)
+        inode = self._union.staged(node)
+        if inode is not None and inode.body is not None:
+            return os.pread(self._body(node, inode.body), size, offset)
+        return self.content(node).read(offset, size)
+
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Write into the stage; returns how many bytes. Raises OSError, Blocked."""
+        handle = self._handle(fh)
+        node = handle.node
+        self._admission.held(node, handle.epoch, Access.WRITE)
+        if not handle.writable:
+            raise os_error(errno.EBADF)
+        fd = self.stage_content(node, truncate=False)
+        done = os.pwrite(fd, data, offset)
+        self.mark_written(node)
+        if not handle.wrote:
+            handle.wrote = True
+            self._report_change(node, handle.caller, "write")
+        return done
+
+    def mark_written(self, node: Node) -> None:
+        """The node's staged content moved: a commit that read it must not drop it."""
+        inode = self._union.staged(node)
+        if inode is not None:
+            inode.writes += 1
+
+    def truncate(self, node: Node, size: int) -> None:
+        """Set a file's size in the stage. Raises OSError, Blocked."""
+        fd = self.stage_content(node, truncate=size == 0)
+        os.ftruncate(fd, size)
+        self.mark_written(node)
+
+    def _report_change(self, node: Node, caller: Caller, what: str) -> None:
+        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, {"op": what})
+
+    def release(self, fh: int) -> Node | None:
+        """Close a handle; returns its node when that was the last one."""
+        handle = self._handles.pop(fh, None)
+        if handle is None:
+            return None
+        node = handle.node
+        node.opens -= 1
+        if node.opens:
+            return None
+        self.forget_body(node)
+        if node.content is not None:
+            self._idle[node] = None
+            if len(self._idle) > _IDLE_KEPT:
+                self.drop_content(next(iter(self._idle)))
+        return node
+
+    def held(self, fh: int, need: Access) -> None:
+        """Admit the use of a handle, as `Admission.held`. Raises OSError."""
+        handle = self._handle(fh)
+        self._admission.held(handle.node, handle.epoch, need)
+
+    def sync(self, fh: int) -> Callable[[], None]:
+        """The job that makes an open file and the staged tree durable, for a worker thread."""
+        node = self._handle(fh).node
+        inode = self._union.staged(node)
+        store, bodies = self._union.tree.store, self._union.tree.bodies
+        fd = os.dup(self._body(node, inode.body)) if inode and inode.body is not None else -1
+
+        def job() -> None:
+            if fd >= 0:
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                bodies.sync()
+            store.sync()
+
+        return job

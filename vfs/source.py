@@ -1,0 +1,273 @@
+"""Host trees behind grants, reached from descriptors a component at a time (promise 2).
+
+A `Source` never follows a symlink, `..` or `/proc` link, never crosses into another mount (a
+grant is of one mount; what is mounted inside has to be granted by itself, and our own mount
+would wait for ourselves), and never opens anything but regular files and folders. Paths are
+bytes relative to the source's root, b"" for the root itself.
+
+The cache of folder descriptors belongs to the task that runs the core; worker threads get
+descriptors of their own from `open_file` and `borrow_folder`.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vfs import names
+from vfs.statx import Stat, stat_at, stat_fd
+
+_FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDERS_KEPT = 256
+_RECHECK_NS = 100_000_000
+"""How long a cached folder descriptor is believed without another look at its name: a tenth of
+the second for which the kernel may answer from its own caches anyway."""
+
+_REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "afs", "virtiofs", "vboxsf")
+
+ENOENT = errno.ENOENT
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class _Folder(NamedTuple):
+    fd: int
+    identity: tuple[int, int]
+    checked_ns: int
+
+
+def _is_remote(device: int) -> bool:
+    """True if the file system with this device number is reached over a network or a daemon."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            fields = line.split()
+            if fields[2].decode() == wanted:
+                kind = fields[fields.index(b"-") + 1].decode()
+                return kind.startswith(_REMOTE)
+    return False
+
+
+def never_protected(_identity: tuple[int, int]) -> bool:
+    """The `protected` of a source that hides no object (tests, and tools without a state)."""
+    return False
+
+
+class Source:
+    """One granted host folder or file.
+
+    `root` is an absolute canonical host path. `protected` tells by (device, inode) which objects
+    are never shown: the workspace's own state. Raises OSError as the calls beneath do; ENOENT
+    for what is protected, EXDEV never: another mount is ENOENT too.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        protected: Callable[[tuple[int, int]], bool] = never_protected,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.root = root
+        self._protected = protected
+        self._clock_ns = clock_ns
+        self._folders: OrderedDict[bytes, _Folder] = OrderedDict()
+        fd = os.open(root, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = stat_fd(fd)
+            self.identity = status.identity
+            self.is_file = stat.S_ISREG(status.mode)
+            if not self.is_file and not stat.S_ISDIR(status.mode):
+                raise _error(errno.EINVAL)
+            if protected(status.identity):
+                raise _error(ENOENT)
+        except BaseException:
+            os.close(fd)
+            raise
+        # Of a single file only its folder is kept open: the file is looked up by name each time,
+        # so that an editor's rename over it is seen.
+        if self.is_file:
+            os.close(fd)
+            folder, self._only = os.path.split(root)
+            fd = os.open(folder, _FOLDER_FLAGS)
+            status = stat_fd(fd)
+        else:
+            self._only = b""
+        self._anchor = fd
+        self._anchor_identity = status.identity
+        self._mount = status.mount
+        self.home_dev = status.dev
+        self._remote = _is_remote(status.dev)
+
+    def close(self) -> None:
+        """Close every descriptor; the source is unusable afterwards."""
+        for folder in self._folders.values():
+            os.close(folder.fd)
+        self._folders.clear()
+        if self._anchor >= 0:
+            os.close(self._anchor)
+            self._anchor = -1
+
+    def host_path(self, path: bytes) -> bytes:
+        """The absolute host path that *path* names; for policy, logs and people only."""
+        return self.root + b"/" + path if path else self.root
+
+    # -- folders ---------------------------------------------------------------------------
+
+    def _open_folder(self, parent: int, name: bytes) -> _Folder:
+        # O_PATH sends nothing to a daemon behind a mount, so that the mount check comes first.
+        fd = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        status = stat_fd(fd)
+        if status.mount != self._mount or self._protected(status.identity):
+            os.close(fd)
+            raise _error(ENOENT)
+        return _Folder(fd, status.identity, self._clock_ns())
+
+    def _forget_folders(self, path: bytes) -> None:
+        for known in [known for known in self._folders if names.within(known, path)]:
+            os.close(self._folders.pop(known).fd)
+
+    def _folder(self, path: bytes) -> int:
+        """A descriptor of the folder at *path*, valid until the next call into this source."""
+        if self.is_file:
+            if path:
+                raise _error(errno.ENOTDIR)
+            return self._anchor
+        if not path:
+            return self._anchor
+        parent, at, now = self._anchor, b"", self._clock_ns()
+        for name in path.split(b"/"):
+            at = names.join(at, name)
+            known = self._folders.get(at)
+            if known is not None and now - known.checked_ns > _RECHECK_NS:
+                # A folder that was moved out of the grant must not stay reachable through us.
+                try:
+                    same = stat_at(parent, name).identity == known.identity
+                except OSError:
+                    same = False
+                if same:
+                    known = self._folders[at] = known._replace(checked_ns=now)
+                else:
+                    self._forget_folders(at)
+                    known = None
+            if known is None:
+                known = self._folders[at] = self._open_folder(parent, name)
+            self._folders.move_to_end(at)
+            parent = known.fd
+        while len(self._folders) > _FOLDERS_KEPT:
+            oldest = next(iter(self._folders))
+            if self._folders[oldest].fd == parent:
+                break
+            os.close(self._folders.pop(oldest).fd)
+        return parent
+
+    def _place(self, path: bytes) -> tuple[int, bytes]:
+        """The (folder descriptor, name) pair through which *path* is reached."""
+        if self.is_file:
+            if path:
+                raise _error(errno.ENOTDIR)
+            return self._anchor, self._only
+        folder, _, name = path.rpartition(b"/")
+        return self._folder(folder), name
+
+    def place(self, path: bytes) -> tuple[int, bytes]:
+        """A new folder descriptor of the caller's own and the name in it, for a commit."""
+        folder, name = self._place(path)
+        return os.dup(folder), name
+
+    def borrow_folder(self, path: bytes) -> int:
+        """A new O_PATH descriptor of a folder, for the caller to use anywhere and close."""
+        return os.dup(self._folder(path))
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def stat(self, path: bytes) -> Stat:
+        """Attributes of the object at *path*, a symlink's own."""
+        if not path and not self.is_file:
+            return stat_fd(self._anchor, fresh=self._remote)
+        folder, name = self._place(path)
+        status = stat_at(folder, name)
+        if status.mount != self._mount or status.mount_root or self._protected(status.identity):
+            raise _error(ENOENT)
+        if self._remote:
+            status = stat_at(folder, name, fresh=True)
+        return status
+
+    def stat_open(self, fd: int) -> Stat:
+        """Attributes of a file of this source by a descriptor of it."""
+        return stat_fd(fd, fresh=self._remote)
+
+    def occupied(self, path: bytes) -> bool:
+        """True if the host has anything at *path*, protected objects and mounts included."""
+        folder, name = self._place(path)
+        try:
+            stat_at(folder, name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def exists(self, path: bytes) -> bool:
+        """True if anything that this source may show is at *path*."""
+        try:
+            self.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def list(self, path: bytes) -> list[bytes]:
+        """Names in the folder at *path*, unsorted, protected objects and mounts included."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder(path))
+        try:
+            with os.scandir(fd) as entries:
+                return [os.fsencode(entry.name) for entry in entries]
+        finally:
+            os.close(fd)
+
+    def readlink(self, path: bytes) -> bytes:
+        """Target of the symlink at *path*."""
+        folder, name = self._place(path)
+        return os.readlink(name, dir_fd=folder)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def open_file(self, path: bytes) -> tuple[int, Stat]:
+        """Open the regular file at *path* for reading; the caller closes the descriptor.
+
+        The object is pinned by an O_PATH descriptor and looked at before it is opened, so that a
+        FIFO or device put in its place is never opened. Raises ENXIO for those, ELOOP for a link.
+        """
+        folder, name = self._place(path)
+        pin = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            status = stat_fd(pin)
+            if status.mount != self._mount or self._protected(status.identity):
+                raise _error(ENOENT)
+            if stat.S_ISLNK(status.mode):
+                raise _error(errno.ELOOP)
+            if not stat.S_ISREG(status.mode):
+                raise _error(errno.ENXIO)
+            fd = os.open(f"/proc/self/fd/{pin}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        finally:
+            os.close(pin)
+        return fd, status
+
+    def xattrs(self, path: bytes, allowed: frozenset[bytes]) -> dict[bytes, bytes]:
+        """The extended attributes of *path* that are on the allow-list."""
+        fd, _status = self.open_file(path)
+        try:
+            found = {}
+            for name in os.listxattr(fd):
+                raw = os.fsencode(name)
+                if raw in allowed:
+                    found[raw] = os.getxattr(fd, name)
+            return found
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                return {}
+            raise
+        finally:
+            os.close(fd)
