@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pyfuse3
 import trio
@@ -47,8 +47,8 @@ def _caller(ctx: RequestContext) -> Caller:
 
 def _entry(attributes: Attributes) -> EntryAttributes:
     entry = EntryAttributes()
-    entry.st_ino = cast(InodeT, attributes.ino)
-    entry.st_mode = cast(ModeT, attributes.mode)
+    entry.st_ino = attributes.ino
+    entry.st_mode = attributes.mode
     entry.st_nlink = attributes.nlink
     entry.st_uid = attributes.uid
     entry.st_gid = attributes.gid
@@ -124,7 +124,7 @@ class FuseAdapter(pyfuse3.Operations):
         opened, attributes = await self._run(
             self._fs.create, parent_inode, name, mode, flags, _caller(ctx)
         )
-        info = FileInfo(fh=cast(FileHandleT, opened.fh), keep_cache=opened.keep_cache)
+        info = FileInfo(fh=opened.fh, keep_cache=opened.keep_cache)
         return info, _entry(attributes)
 
     async def mkdir(
@@ -143,7 +143,7 @@ class FuseAdapter(pyfuse3.Operations):
         return _entry(await self._run(self._fs.symlink, parent_inode, name, target, _caller(ctx)))
 
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return cast(FileNameT, await self._run(self._fs.readlink, inode))
+        return await self._run(self._fs.readlink, inode)
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
@@ -199,7 +199,7 @@ class FuseAdapter(pyfuse3.Operations):
         return await self._run(self._fs.getxattr, inode, name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        return cast(Sequence[XAttrNameT], await self._run(self._fs.listxattr, inode))
+        return await self._run(self._fs.listxattr, inode)
 
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
@@ -228,7 +228,7 @@ class FuseAdapter(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         opened = await self._run(self._fs.open, inode, flags, _caller(ctx))
         return FileInfo(
-            fh=cast(FileHandleT, opened.fh),
+            fh=opened.fh,
             keep_cache=opened.keep_cache,
             direct_io=opened.direct_io,
         )
@@ -246,14 +246,14 @@ class FuseAdapter(pyfuse3.Operations):
         await self._job(await self._run(self._fs.sync, fh))
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return cast(FileHandleT, await self._run(self._fs.opendir, inode, _caller(ctx)))
+        return await self._run(self._fs.opendir, inode, _caller(ctx))
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         await self._run(self._fill, fh, start_id, token)
 
     def _fill(self, fh: int, start: int, token: ReaddirToken) -> None:
         for name, attributes, after in self._fs.readdir(fh, start):
-            if not pyfuse3.readdir_reply(token, cast(FileNameT, name), _entry(attributes), after):
+            if not pyfuse3.readdir_reply(token, name, _entry(attributes), after):
                 break
             self._fs.remember(attributes.ino)
 
@@ -300,13 +300,13 @@ class FuseMount:
     def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's attributes and pages of a node; maps of it fault afterwards."""
         try:
-            pyfuse3.invalidate_inode(cast(InodeT, ino))
+            pyfuse3.invalidate_inode(ino)
         except FileNotFoundError:
             return  # the kernel holds nothing of it
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Make the kernel look a name up anew."""
         try:
-            pyfuse3.invalidate_entry(cast(InodeT, parent), cast(FileNameT, name))
+            pyfuse3.invalidate_entry(parent, name)
         except FileNotFoundError:
             return
