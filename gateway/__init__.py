@@ -1,1 +1,1 @@
-"""Who may do what: keys, tokens, grants, consent, audit, review, commit, daemon and command line."""
+"""Who may do what: keys, tokens, grants, consent, audit, review and commit, daemon, CLI."""

@@ -1,13 +1,13 @@
 """Changes of attributes and extended attributes, all of them staged."""
 
 import errno
+import stat
 
 from vfs.admission import Admission
 from vfs.attributes import Caller, SetAttributes
 from vfs.files import Files
 from vfs.gate import Gate
 from vfs.nodes import Node
-from vfs.stage.tree import StagedInode
 from vfs.union import Union, os_error
 
 SOURCE_XATTRS = frozenset({b"user.mime_type", b"user.charset"})
@@ -34,16 +34,15 @@ class AttributeChanges:
     def apply(self, node: Node, change: SetAttributes) -> None:
         """As `set`, for a caller that has been admitted."""
         if change.size is not None:
-            if node.is_folder:
-                raise os_error(errno.EISDIR)
+            if node.kind != stat.S_IFREG:
+                raise os_error(errno.EISDIR if node.is_folder else errno.EINVAL)
             self._files.truncate(node, change.size)
         if (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns) == (None,) * 5:
             return
+        times = self._times(node, change)
         with self._tree.transaction():
-            first = self._union.staged(node) is None
-            if first and node.is_folder and node.origin is not None:
-                status = self._union.source_stat(node)
-                self._union.keep_base(node.projection, node.origin, status)
+            if node.is_folder:
+                self._union.keep_folder_base(node)
             inode = self._union.stage(node)
             if change.mode is not None:
                 inode.mode = change.mode & 0o7777
@@ -51,22 +50,26 @@ class AttributeChanges:
                 inode.uid = change.uid
             if change.gid is not None:
                 inode.gid = change.gid
-            self._set_times(node, inode, change)
+            if inode.body is None and times is not None:
+                inode.atime_ns, inode.mtime_ns = times
             self._union.changed(inode)
+        if inode.body is not None and times is not None:
+            # Last, since no transaction takes it back.
+            self._tree.bodies.set_times(inode.body, *times)
 
-    def _set_times(self, node: Node, inode: StagedInode, change: SetAttributes) -> None:
+    def _times(self, node: Node, change: SetAttributes) -> tuple[int, int] | None:
+        """Access and modification time as they are to be, None if neither is to change."""
         if change.atime_ns is None and change.mtime_ns is None:
-            return
+            return None
         now = self._union.attributes(node)
-        atime = now.atime_ns if change.atime_ns is None else change.atime_ns
-        mtime = now.mtime_ns if change.mtime_ns is None else change.mtime_ns
-        if inode.body is not None:
-            self._tree.bodies.set_times(inode.body, atime, mtime)
-        else:
-            inode.atime_ns, inode.mtime_ns = atime, mtime
+        return (
+            now.atime_ns if change.atime_ns is None else change.atime_ns,
+            now.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+        )
 
     def _report(self, node: Node, caller: Caller, op: str) -> None:
-        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, {"op": op})
+        detail = {"action": op}
+        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, detail)
 
     # -- extended attributes ---------------------------------------------------------------
 

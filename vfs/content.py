@@ -28,6 +28,7 @@ SNAPSHOT_BYTES = 1024 * 1024
 """Files up to this size are served from one snapshot, larger ones by blocks."""
 
 _COPY_STEP = 1024 * 1024
+_ZEROS = bytes(_COPY_STEP)
 
 
 class Snapshot(Protocol):
@@ -223,8 +224,12 @@ class SourceContent:
                     break
                 digest.update(raw)
                 if target is not None:
-                    _write_all(target, self._read_blocks(at, len(raw)), at)
+                    masked = self._read_blocks(at, len(raw))
+                    if masked != _ZEROS:  # holes stay holes
+                        _write_all(target, masked, at)
                 at += len(raw)
+            if target is not None:
+                os.ftruncate(target, at)
         if not stat_fd(self.fd).same_version(self.version):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return digest.digest()

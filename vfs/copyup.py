@@ -7,13 +7,14 @@ base that review, merge and restoring need; `O_TRUNC` copies nothing into the ne
 
 import errno
 import os
+import threading
 from dataclasses import dataclass
 
 from vfs.blocking import Blocked
 from vfs.content import INLINE_BYTES, SourceContent
 from vfs.nodes import Node
 from vfs.stage.bodies import copy_contents
-from vfs.stage.tree import Base, StagedInode
+from vfs.stage.tree import Base
 from vfs.union import Union, fingerprint, os_error
 
 _TRIES = 3
@@ -35,9 +36,10 @@ class CopyUp:
         self._tree = union.tree
         self._key = digest_key
         self._prepared: dict[int, _Prepared] = {}
+        self._prepared_lock = threading.Lock()
         self._tries: dict[int, int] = {}
 
-    def _copy_base(self, node: Node, content: SourceContent) -> Base:
+    def _copy_base(self, content: SourceContent) -> Base:
         body, fd = self._tree.bodies.create()
         try:
             digest = content.copy_masked(fd, self._key)
@@ -51,9 +53,30 @@ class CopyUp:
 
     def _prepare(self, node: Node, content: SourceContent) -> None:
         try:
-            self._prepared[node.ino] = _Prepared(content, self._copy_base(node, content))
+            base = self._copy_base(content)
         except OSError as error:
             self._try_again(node, error)
+            return
+        with self._prepared_lock:
+            earlier = self._prepared.get(node.ino)
+            self._prepared[node.ino] = _Prepared(content, base)
+        if earlier is not None:
+            self._remove(earlier.base)
+
+    def _remove(self, base: Base) -> None:
+        if base.body is not None:
+            self._tree.bodies.remove(base.body)
+
+    def _take_prepared(self, node: Node) -> _Prepared | None:
+        with self._prepared_lock:
+            return self._prepared.pop(node.ino, None)
+
+    def discard(self, node: Node) -> None:
+        """Remove what was prepared for a node that does not need it any more."""
+        if node.ino in self._prepared:
+            ready = self._take_prepared(node)
+            if ready is not None:
+                self._remove(ready.base)
 
     def _try_again(self, node: Node, error: OSError) -> None:
         """Let the operation run again after the source changed under a copy, a few times."""
@@ -70,33 +93,47 @@ class CopyUp:
 
         Raises Blocked for a large file, OSError(EAGAIN) if the source keeps changing.
         """
-        ready = self._prepared.pop(node.ino, None)
+        ready = self._take_prepared(node)
         if ready is not None and ready.content is content:
             self._tries.pop(node.ino, None)
             return ready.base
-        if ready is not None and ready.base.body is not None:
-            self._tree.bodies.remove(ready.base.body)
+        if ready is not None:
+            self._remove(ready.base)
         if content.version.size > INLINE_BYTES:
             raise Blocked(lambda: self._prepare(node, content))
         try:
-            return self._copy_base(node, content)
+            base = self._copy_base(content)
         except OSError as error:
             self._try_again(node, error)
             raise Blocked(lambda: None) from error
+        self._tries.pop(node.ino, None)
+        return base
+
+    def settled(self, node: Node) -> None:
+        """The node has a body: what late jobs prepared for it is not needed."""
+        self.discard(node)
+        self._tries.pop(node.ino, None)
+
+    def keep_base(self, node: Node, content: SourceContent) -> None:
+        """Keep the masked content of a source place that is about to be replaced. Raises Blocked,
+        OSError."""
+        assert node.origin is not None
+        base = self.base(node, content)
+        try:
+            with self._tree.transaction():
+                self._union.keep_content_base(node.projection, node.origin, base)
+        except BaseException:
+            self._remove(base)
+            raise
 
     def stage_content(
-        self, node: Node, content: SourceContent | None, *, truncate: bool
-    ) -> StagedInode:
-        """Give the node a body of its own, empty if *truncate*. Inside no transaction.
+        self, node: Node, content: SourceContent, *, truncate: bool
+    ) -> tuple[int, int]:
+        """Give a node that has none a body of its own, empty if *truncate*; in no transaction.
 
-        `content` is the source's present version, None for what the agent made. Raises Blocked,
-        OSError.
+        `content` is the source's present version. Returns the body and a descriptor of it, which
+        the caller closes. Raises Blocked, OSError.
         """
-        inode = self._union.staged(node)
-        if inode is not None and inode.body is not None:
-            return inode
-        if content is None:
-            raise os_error(errno.ESTALE)
         base = self.base(node, content)
         body, fd = self._tree.bodies.create()
         try:
@@ -120,10 +157,8 @@ class CopyUp:
                 else:
                     self._union.keep_content_base(node.projection, node.origin, base)
         except BaseException:
-            self._tree.bodies.remove(body)
-            if base.body is not None:
-                self._tree.bodies.remove(base.body)
-            raise
-        finally:
             os.close(fd)
-        return inode
+            self._tree.bodies.remove(body)
+            self._remove(base)
+            raise
+        return body, fd

@@ -6,6 +6,7 @@ write, whoever made it. Bodies and masked contents are shared by all handles of 
 
 import errno
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from vfs.copyup import CopyUp
 from vfs.gate import Access, Gate
 from vfs.nodes import Node
 from vfs.union import Union, os_error
+
+_NOT_OPENED = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
+
+_ANOTHER_OBJECT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+"""How opening a source file fails where it is gone, or something else is in its place."""
 
 _IDLE_KEPT = 256
 """Contents of closed files kept open for the next open of the same version."""
@@ -84,14 +90,23 @@ class Files:
         profile = self._gate.profile(node.projection.id)
         key = f"{profile}:{self._redactor.version}"
         held = node.content
-        if held is not None and (node.unlinked or held.fresh(key)):
+        if held is not None and held.fresh(key):
             return held
+        if node.unlinked and held is not None:
+            # No name leads to it any more, but the rules or the bytes have changed.
+            fd = os.dup(held.fd)
+            status = node.projection.source.stat_open(fd)
+            self.drop_content(node)
+            node.content = SourceContent(fd, status, self._redactor, profile, key)
+            return node.content
         if node.unlinked or node.origin is None:
             raise os_error(errno.ESTALE)
         try:
             fd, status = node.projection.source.open_file(node.origin)
-        except (FileNotFoundError, NotADirectoryError):
-            raise os_error(errno.ESTALE) from None
+        except OSError as error:
+            if error.errno in _ANOTHER_OBJECT:
+                raise os_error(errno.ESTALE) from None
+            raise
         if status.identity != node.identity and self._union.staged(node) is None:
             # Another object stands at the name now: the kernel looks the name up again.
             os.close(fd)
@@ -103,6 +118,7 @@ class Files:
     def drop_content(self, node: Node) -> None:
         """Let go of a node's source descriptor and masked bytes."""
         self._idle.pop(node, None)
+        self._copyup.discard(node)
         if node.content is not None:
             node.content.close()
             node.content = None
@@ -127,26 +143,31 @@ class Files:
     def stage_content(self, node: Node, *, truncate: bool) -> int:
         """Make sure that the node has a body; returns its descriptor. Raises Blocked, OSError."""
         inode = self._union.staged(node)
-        if inode is None or inode.body is None:
-            content = None if node.origin is None else self.content(node)
-            inode = self._copyup.stage_content(node, content, truncate=truncate)
-        assert inode.body is not None
-        return self._body(node, inode.body)
+        if inode is not None and inode.body is not None:
+            self._copyup.settled(node)
+            return self._body(node, inode.body)
+        content = self.content(node)
+        self.forget_body(node)
+        body, fd = self._copyup.stage_content(node, content, truncate=truncate)
+        self._bodies[node.ino] = (body, fd)
+        return fd
 
     def keep_base_content(self, node: Node) -> None:
         """Before a file is replaced: keep the base, with its content where that can be read.
 
         Raises Blocked while a large one is copied.
         """
-        if self._union.staged(node) is not None or node.origin is None:
+        inode = self._union.staged(node)
+        if (inode is not None and inode.body is not None) or node.origin != node.place:
+            return
+        known = self._union.tree.bases.get((node.projection.id, node.origin))
+        if known is not None and known.body is not None:
             return
         try:
             content = self.content(node)
         except PermissionError:
             return  # the replaced bytes cannot be read: the fingerprint alone must do
-        base = self._copyup.base(node, content)
-        with self._union.tree.transaction():
-            self._union.keep_content_base(node.projection, node.origin, base)
+        self._copyup.keep_base(node, content)
 
     # -- handles ---------------------------------------------------------------------------
 
@@ -159,6 +180,8 @@ class Files:
             self._admission.use(node, "read", caller)
         if writable:
             self._admission.use(node, "write", caller)
+        if node.kind != stat.S_IFREG:
+            raise os_error(_NOT_OPENED.get(node.kind, errno.ENXIO))
         keep = self._prepare(node)
         if flags & os.O_TRUNC:
             self.truncate(node, 0)
@@ -176,6 +199,9 @@ class Files:
             # Its content changes through the kernel alone, or the kernel is told.
             self._body(node, inode.body)
             return True
+        if not node.unlinked:
+            # What is held open may have been moved out of the grant since.
+            self._union.source_stat(node)
         before = node.content
         return self.content(node) is before
 
@@ -229,9 +255,12 @@ class Files:
         fd = self.stage_content(node, truncate=size == 0)
         os.ftruncate(fd, size)
         self.mark_written(node)
+        if node.opens == 0:
+            self.forget_body(node)
 
     def _report_change(self, node: Node, caller: Caller, what: str) -> None:
-        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, {"op": what})
+        detail = {"action": what}
+        self._gate.report("stage", "ok", node.mount_path, caller, node.projection.id, detail)
 
     def release(self, fh: int) -> Node | None:
         """Close a handle; returns its node when that was the last one."""
@@ -250,9 +279,12 @@ class Files:
         return node
 
     def held(self, fh: int, need: Access) -> None:
-        """Admit the use of a handle, as `Admission.held`. Raises OSError."""
+        """Admit the use of a handle, as `Admission.held`. Raises OSError: EBADF for a write
+        through a handle that was opened for reading."""
         handle = self._handle(fh)
         self._admission.held(handle.node, handle.epoch, need)
+        if need is Access.WRITE and not handle.writable:
+            raise os_error(errno.EBADF)
 
     def sync(self, fh: int) -> Callable[[], None]:
         """The job that makes an open file and the staged tree durable, for a worker thread."""

@@ -78,7 +78,18 @@ class Filesystem:
     # -- projections -----------------------------------------------------------------------
 
     def project(self, projection: Projection) -> None:
-        """Show a projection at the root; its name must be free."""
+        """Show a projection at the root; its name must be free.
+
+        One with the number of an ended one takes its place: numbers that the kernel still holds
+        live again, handles of the earlier one do not.
+        """
+        for before in list(self.projections.values()):
+            if before.id == projection.id and before is not projection:
+                del self.projections[before.name]
+                projection.epoch = before.epoch + 1
+                for node in self.nodes.of_projection(before):
+                    node.projection = projection
+                before.source.close()
         projection.life = Life.LIVE
         projection.draining = False
         self.projections[projection.name] = projection
@@ -96,6 +107,8 @@ class Filesystem:
         """The kernel has let go: from here on nothing of this projection is served or taken."""
         projection.draining = False
         projection.epoch += 1
+        for node in self.nodes.of_projection(projection):
+            self.files.drop_content(node)
 
     # -- nodes -----------------------------------------------------------------------------
 
@@ -148,6 +161,7 @@ class Filesystem:
 
     def lookup(self, parent_ino: int, name: bytes) -> Attributes:
         """Look a name up; the kernel holds the node until it is forgotten. Raises OSError."""
+        self._sweep()
         node = self.find(parent_ino, name)
         attributes = self.attributes(node)
         self.remember(attributes.ino)
@@ -166,12 +180,19 @@ class Filesystem:
             if node is not None:
                 node.lookups -= count
                 self._let_go(node)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Let go of nodes that were met on the way and that the kernel was never told of."""
+        for node in self.nodes.take_fresh():
+            self._let_go(node)
 
     def _let_go(self, node: Node) -> None:
-        if node.lookups > 0 or node.opens > 0:
+        if node.lookups > 0 or node.opens > 0 or self.nodes.by_ino.get(node.ino) is not node:
             return
         self.nodes.drop(node)
         self.files.drop_content(node)
+        self.files.forget_body(node)
         inode = self.tree.inodes.get(node.ino)
         if inode is not None and not inode.persistent:
             with self.tree.transaction():
@@ -223,8 +244,18 @@ class Filesystem:
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[Opened, Attributes]:
-        """Make and open a regular file."""
-        node = self.namespace.create(self._folder_of(parent), name, mode, caller)
+        """Make and open a regular file. Raises OSError, Blocked.
+
+        Without O_EXCL, a file that came to be there since the kernel looked is opened.
+        """
+        folder = self._folder_of(parent)
+        try:
+            node = self.namespace.create(folder, name, mode, caller)
+        except FileExistsError:
+            node = self.union.child(folder, name)
+            if flags & os.O_EXCL or node.kind != stat.S_IFREG:
+                raise
+            return self.files.open(node, flags, caller), self._counted(node)
         access = flags & os.O_ACCMODE
         writable = access in (os.O_WRONLY, os.O_RDWR)
         self.gate.report(
@@ -345,7 +376,9 @@ class Filesystem:
         Offsets are places in the list that the folder had when it was opened or rewound, so that
         nothing is met twice or passed over, whatever changes meanwhile.
         """
-        folder = self._folders[fh]
+        folder = self._folders.get(fh)
+        if folder is None:
+            raise os_error(errno.EBADF)
         node = folder.node
         if isinstance(node, Node):
             if node.projection.epoch != folder.epoch:

@@ -15,7 +15,7 @@ from vfs.attributes import Caller
 from vfs.files import Files
 from vfs.gate import Gate
 from vfs.nodes import Node
-from vfs.stage.tree import StagedInode
+from vfs.stage.tree import WHITEOUT, StagedInode
 from vfs.union import Union, os_error
 
 NOREPLACE = 1
@@ -34,7 +34,7 @@ class Namespace:
 
     def _report(self, parent: Node, name: bytes, caller: Caller, op: str) -> None:
         path = names.join(parent.mount_path, name)
-        self._gate.report("stage", "ok", path, caller, parent.projection.id, {"op": op})
+        self._gate.report("stage", "ok", path, caller, parent.projection.id, {"action": op})
 
     def _find(self, parent: Node, name: bytes) -> Node | None:
         try:
@@ -49,6 +49,10 @@ class Namespace:
             raise os_error(errno.ENOENT)
         if self._find(parent, name) is not None:
             raise os_error(errno.EEXIST)
+        folder = self._union.staged(parent)
+        ino = WHITEOUT if folder is None else folder.entries.get(name, WHITEOUT)
+        if ino != WHITEOUT and self._union.concealed(parent, name, ino):
+            raise os_error(errno.EACCES)
         if parent.origin is None or self._union.beneath(parent, name) is not None:
             return
         if parent.projection.source.occupied(names.join(parent.origin, name)):
@@ -137,6 +141,8 @@ class Namespace:
             raise os_error(errno.EPERM)
         if node.unlinked:
             raise os_error(errno.ENOENT)
+        # Another name would be another way to write to it.
+        self._admission.use(node, "write", caller)
         self._admission.use(node, "read", caller)
         self._admit_new(parent, name, caller)
         with self._tree.transaction():
@@ -161,9 +167,16 @@ class Namespace:
         node = self._union.child(parent, name)
         if not node.is_folder:
             raise os_error(errno.ENOTDIR)
-        if not self._union.is_empty(node):
-            raise os_error(errno.ENOTEMPTY)
+        self._check_empty(node)
         self._remove(parent, name, node, caller, "rmdir")
+
+    def _check_empty(self, folder: Node) -> None:
+        """Refuse to remove a folder in which something is, also where this mount does not show
+        it: it would be gone with the folder after a commit."""
+        if not self._union.is_empty(folder):
+            raise os_error(errno.ENOTEMPTY)
+        if not self._union.is_clear(folder):
+            raise os_error(errno.EACCES)
 
     def _remove(self, parent: Node, name: bytes, node: Node, caller: Caller, op: str) -> None:
         self._admission.use(parent, "delete", caller, name)
@@ -197,12 +210,12 @@ class Namespace:
             if target is None:
                 raise os_error(errno.ENOENT)
             self._exchange(parent, name, node, new_parent, new_name, target)
+        elif target is not None and flags == NOREPLACE:
+            raise os_error(errno.EEXIST)
         elif target is node:
             return
         else:
             if target is not None:
-                if flags == NOREPLACE:
-                    raise os_error(errno.EEXIST)
                 self._check_replaceable(node, target)
                 if target.kind == stat.S_IFREG:
                     self._files.keep_base_content(target)
@@ -217,8 +230,8 @@ class Namespace:
             raise os_error(errno.ENOTDIR)
         if target.is_folder and not node.is_folder:
             raise os_error(errno.EISDIR)
-        if target.is_folder and not self._union.is_empty(target):
-            raise os_error(errno.ENOTEMPTY)
+        if target.is_folder:
+            self._check_empty(target)
 
     def _move(
         self,

@@ -98,6 +98,7 @@ class NodeTable:
     def __init__(self) -> None:
         self.by_ino: dict[int, Node] = {}
         self._by_identity: dict[tuple[int, int, int], Node] = {}
+        self._fresh: list[Node] = []
 
     def number(self, projection: Projection, identity: tuple[int, int], home_dev: int) -> int:
         """A number for a source object that is not taken by another."""
@@ -127,14 +128,25 @@ class NodeTable:
     def add(self, node: Node, *, from_source: bool) -> None:
         """Make a node known; `from_source` if it may be met again by its source's identity."""
         self.by_ino[node.ino] = node
+        self._fresh.append(node)
         if from_source:
             self._by_identity[(node.projection.id, *node.identity)] = node
 
-    def hide_identity(self, node: Node) -> None:
-        """The node is staged now: its source object, met elsewhere, is another node."""
+    def take_fresh(self) -> list[Node]:
+        """Nodes made since the last call: some of them nobody may have come to hold."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def hide_identity(self, node: Node) -> bool:
+        """The node is staged now: its source object, met elsewhere, is another node.
+
+        True if it could be met by its identity until now.
+        """
         key = (node.projection.id, *node.identity)
-        if self._by_identity.get(key) is node:
-            del self._by_identity[key]
+        if self._by_identity.get(key) is not node:
+            return False
+        del self._by_identity[key]
+        return True
 
     def show_identity(self, node: Node, identity: tuple[int, int]) -> None:
         """The node is (again) nothing but the source object of this identity."""
@@ -144,7 +156,8 @@ class NodeTable:
 
     def drop(self, node: Node) -> None:
         """Forget a node that neither the kernel nor a handle holds."""
-        self.by_ino.pop(node.ino, None)
+        if self.by_ino.get(node.ino) is node:
+            del self.by_ino[node.ino]
         self.hide_identity(node)
 
     def of_projection(self, projection: Projection) -> list[Node]:

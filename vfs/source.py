@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from vfs import names
-from vfs.statx import Stat, stat_at, stat_fd
+from vfs.statx import CURRENT_FOLDER, Stat, stat_at, stat_fd
 
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDERS_KEPT = 256
@@ -33,6 +33,13 @@ ENOENT = errno.ENOENT
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def _component(name: bytes) -> bytes:
+    """Return *name* unless it could lead anywhere but to an entry of its folder."""
+    if name in (b"", b".", b"..") or b"\0" in name:
+        raise _error(ENOENT)
+    return name
 
 
 class _Folder(NamedTuple):
@@ -99,6 +106,7 @@ class Source:
             self._only = b""
         self._anchor = fd
         self._anchor_identity = status.identity
+        self._anchor_checked_ns = clock_ns()
         self._mount = status.mount
         self.home_dev = status.dev
         self._remote = _is_remote(status.dev)
@@ -118,9 +126,23 @@ class Source:
 
     # -- folders ---------------------------------------------------------------------------
 
+    def _anchored(self) -> int:
+        """The anchor's descriptor, while what was granted still stands at its name."""
+        now = self._clock_ns()
+        if now - self._anchor_checked_ns > _RECHECK_NS:
+            path = os.path.dirname(self.root) if self.is_file else self.root
+            try:
+                same = stat_at(CURRENT_FOLDER, path).identity == self._anchor_identity
+            except OSError:
+                same = False
+            if not same:
+                raise _error(ENOENT)
+            self._anchor_checked_ns = now
+        return self._anchor
+
     def _open_folder(self, parent: int, name: bytes) -> _Folder:
         # O_PATH sends nothing to a daemon behind a mount, so that the mount check comes first.
-        fd = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        fd = os.open(_component(name), _FOLDER_FLAGS, dir_fd=parent)
         status = stat_fd(fd)
         if status.mount != self._mount or self._protected(status.identity):
             os.close(fd)
@@ -134,12 +156,10 @@ class Source:
     def _folder(self, path: bytes) -> int:
         """A descriptor of the folder at *path*, valid until the next call into this source."""
         if self.is_file:
-            if path:
-                raise _error(errno.ENOTDIR)
-            return self._anchor
+            raise _error(errno.ENOTDIR)
+        parent, at, now = self._anchored(), b"", self._clock_ns()
         if not path:
-            return self._anchor
-        parent, at, now = self._anchor, b"", self._clock_ns()
+            return parent
         for name in path.split(b"/"):
             at = names.join(at, name)
             known = self._folders.get(at)
@@ -170,9 +190,9 @@ class Source:
         if self.is_file:
             if path:
                 raise _error(errno.ENOTDIR)
-            return self._anchor, self._only
+            return self._anchored(), self._only
         folder, _, name = path.rpartition(b"/")
-        return self._folder(folder), name
+        return self._folder(folder), _component(name)
 
     def place(self, path: bytes) -> tuple[int, bytes]:
         """A new folder descriptor of the caller's own and the name in it, for a commit."""
@@ -188,11 +208,13 @@ class Source:
     def stat(self, path: bytes) -> Stat:
         """Attributes of the object at *path*, a symlink's own."""
         if not path and not self.is_file:
-            return stat_fd(self._anchor, fresh=self._remote)
+            return stat_fd(self._anchored(), fresh=self._remote)
         folder, name = self._place(path)
         status = stat_at(folder, name)
         if status.mount != self._mount or status.mount_root or self._protected(status.identity):
             raise _error(ENOENT)
+        if self.is_file and status.kind != stat.S_IFREG:
+            raise _error(ENOENT)  # a file was granted; whatever stands at its name now was not
         if self._remote:
             status = stat_at(folder, name, fresh=True)
         return status
@@ -203,9 +225,8 @@ class Source:
 
     def occupied(self, path: bytes) -> bool:
         """True if the host has anything at *path*, protected objects and mounts included."""
-        folder, name = self._place(path)
         try:
-            stat_at(folder, name)
+            stat_at(*self._place(path))
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
@@ -228,7 +249,10 @@ class Source:
             os.close(fd)
 
     def readlink(self, path: bytes) -> bytes:
-        """Target of the symlink at *path*."""
+        """Target of the symlink at *path*. Raises OSError(ENOENT) for one that is hidden, EINVAL
+        for what is no symlink."""
+        if self.stat(path).kind != stat.S_IFLNK:
+            raise _error(errno.EINVAL)
         folder, name = self._place(path)
         return os.readlink(name, dir_fd=folder)
 
@@ -238,7 +262,8 @@ class Source:
         """Open the regular file at *path* for reading; the caller closes the descriptor.
 
         The object is pinned by an O_PATH descriptor and looked at before it is opened, so that a
-        FIFO or device put in its place is never opened. Raises ENXIO for those, ELOOP for a link.
+        FIFO or device put in its place is never opened. Raises ENXIO for those, ELOOP for a link,
+        EISDIR for a folder, EAGAIN where another program's lease would have to be waited for.
         """
         folder, name = self._place(path)
         pin = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -249,8 +274,10 @@ class Source:
             if stat.S_ISLNK(status.mode):
                 raise _error(errno.ELOOP)
             if not stat.S_ISREG(status.mode):
-                raise _error(errno.ENXIO)
-            fd = os.open(f"/proc/self/fd/{pin}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+                raise _error(errno.EISDIR if stat.S_ISDIR(status.mode) else errno.ENXIO)
+            # O_NONBLOCK: breaking a lease of another program takes up to 45 s.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+            fd = os.open(f"/proc/self/fd/{pin}", flags)
         finally:
             os.close(pin)
         return fd, status

@@ -12,6 +12,9 @@ import struct
 import threading
 from typing import NamedTuple
 
+CURRENT_FOLDER = -100
+"""Stands for a folder's descriptor where an absolute path is looked at (AT_FDCWD)."""
+
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_NO_AUTOMOUNT = 0x800
 _AT_EMPTY_PATH = 0x1000

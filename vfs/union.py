@@ -72,13 +72,14 @@ class Union:
         return None if self.hidden(parent.projection, path) else status
 
     def child(self, parent: Node, name: bytes) -> Node:
-        """The node at *name* of a folder. Raises OSError(ENOENT)."""
+        """The node at *name* of a folder. Raises OSError: ENOENT, and as `names.check`."""
+        names.check(name)
         if parent.unlinked:
             raise os_error(errno.ENOENT)
         folder = self.staged(parent)
         if folder is not None:
             ino = folder.entries.get(name)
-            if ino == WHITEOUT:
+            if ino == WHITEOUT or (ino is not None and not self._shows_staged(parent, name, ino)):
                 raise os_error(errno.ENOENT)
             if ino is not None:
                 return self._staged_node(parent.projection, ino, parent, name)
@@ -136,15 +137,58 @@ class Union:
         folder = self.staged(parent)
         entries = folder.entries if folder is not None else {}
         if parent.origin is not None:
-            for name in parent.projection.source.list(parent.origin):
+            for name in self._source_names(parent):
                 if name not in entries and self._shows(parent, name):
                     found.add(name)
-        found.update(name for name, ino in entries.items() if ino != WHITEOUT)
+        found.update(
+            name
+            for name, ino in entries.items()
+            if ino != WHITEOUT and self._shows_staged(parent, name, ino)
+        )
         return sorted(found)
+
+    def _source_names(self, folder: Node) -> list[bytes]:
+        """What the source has in a folder, shown or not; nothing if the folder is here only for
+        what is staged in it."""
+        if folder.origin is None:
+            return []
+        try:
+            return folder.projection.source.list(folder.origin)
+        except (FileNotFoundError, NotADirectoryError):
+            if folder.parent is None or self.staged(folder) is None:
+                raise
+            return []
 
     def _shows(self, parent: Node, name: bytes) -> bool:
         assert parent.origin is not None
-        return not self.hidden(parent.projection, names.join(parent.origin, name))
+        return not self.hidden(
+            parent.projection, names.join(parent.origin, name)
+        ) and not self.hidden(parent.projection, parent.place_of(name))
+
+    def concealed(self, parent: Node, name: bytes, ino: int) -> bool:
+        """True if policy hides a staged entry: the place, or where its content comes from."""
+        origin = self.tree.inodes[ino].origin
+        return self.hidden(parent.projection, parent.place_of(name)) or (
+            origin is not None and self.hidden(parent.projection, origin)
+        )
+
+    def _shows_staged(self, parent: Node, name: bytes, ino: int) -> bool:
+        return self._alive(parent.projection, ino) and not self.concealed(parent, name, ino)
+
+    def _alive(self, projection: Projection, ino: int) -> bool:
+        """False for a staged entry of which nothing is left, since the user removed from the
+        source what it stood for: a file with no content of its own, a folder with nothing in it."""
+        inode = self.tree.inodes[ino]
+        if inode.body is not None or inode.origin is None:
+            return True
+        try:
+            if projection.source.stat(inode.origin).kind == inode.kind:
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return inode.is_folder and any(
+            entry != WHITEOUT and self._alive(projection, entry) for entry in inode.entries.values()
+        )
 
     def is_empty(self, folder: Node) -> bool:
         """True if a folder shows no entry."""
@@ -155,6 +199,14 @@ class Union:
                 continue
             return False
         return True
+
+    def is_clear(self, folder: Node) -> bool:
+        """True if a folder that shows no entry has none that is hidden either."""
+        inode = self.staged(folder)
+        entries = inode.entries if inode is not None else {}
+        return all(name in entries for name in self._source_names(folder)) and not any(
+            ino != WHITEOUT and self._alive(folder.projection, ino) for ino in entries.values()
+        )
 
     # -- attributes ------------------------------------------------------------------------
 
@@ -181,7 +233,12 @@ class Union:
         if node.unlinked and node.content is not None:
             status = node.projection.source.stat_open(node.content.fd)
         else:
-            status = self.source_stat(node)
+            try:
+                status = self.source_stat(node)
+            except OSError:
+                if inode is None or not inode.is_folder or node.parent is None:
+                    raise
+                return self._of_lost_folder(node, inode)
         shown = Attributes(
             node.ino, status.mode, status.nlink, status.uid, status.gid, status.rdev,
             status.size, status.blocks, status.atime_ns, status.mtime_ns, status.ctime_ns,
@@ -220,6 +277,15 @@ class Union:
             body.st_atime_ns, body.st_mtime_ns, body.st_ctime_ns,
         )  # fmt: skip
 
+    def _of_lost_folder(self, node: Node, inode: StagedInode) -> Attributes:
+        """Of a folder that the user removed from the source while something is staged in it."""
+        shown = self._of_agent(inode)
+        root = node.projection.source.stat(b"")
+        shown.mode = inode.kind | (0o755 if inode.mode is None else inode.mode)
+        shown.uid = root.uid if inode.uid is None else inode.uid
+        shown.gid = root.gid if inode.gid is None else inode.gid
+        return shown
+
     def _of_agent(self, inode: StagedInode) -> Attributes:
         size = len(inode.target) if inode.target is not None else 0
         nlink = inode.nlink or 0
@@ -238,18 +304,24 @@ class Union:
         inode = self.staged(node)
         if inode is not None:
             return inode
+        if node.unlinked:
+            return self._stage_one_folder(node)
+        # A loop, not a recursion: trees may be deeper than Python's stack.
+        way = [node]
+        while (above := way[-1].parent) is not None and self.staged(above) is None:
+            way.append(above)
+        for folder in reversed(way):
+            inode = self._stage_one_folder(folder)
+            self._name_at_place(folder)
+        assert inode is not None
+        return inode
+
+    def _stage_one_folder(self, node: Node) -> StagedInode:
         inode = StagedInode(node.ino, node.projection.id, stat.S_IFDIR, node.origin)
         inode.identity = node.identity
-        if node.unlinked:
-            inode.persistent = False
-            self.tree.save(inode)
-            return inode
+        inode.persistent = not node.unlinked
         self.tree.save(inode)
-        if node.parent is None:
-            self.tree.set_top(node.projection.id, node.ino)
-        else:
-            self.tree.set_entry(self.stage_folder(node.parent), node.name, node.ino)
-        self.nodes.hide_identity(node)
+        self._hide_identity(node)
         return inode
 
     def stage(self, node: Node) -> StagedInode:
@@ -269,26 +341,48 @@ class Union:
             if node.unlinked:
                 inode.nlink = 0
             self.tree.save(inode)
-            self.nodes.hide_identity(node)
+            self._hide_identity(node)
             if not node.unlinked:
                 self.keep_base(node.projection, node.origin or b"", status)
-        if not node.unlinked and inode.persistent:
-            self._name_at_place(node)
+                # Only now: of a file with several links, the place where it was last met may
+                # have gone to something else since.
+                self._name_at_place(node)
         return inode
 
     def _name_at_place(self, node: Node) -> None:
         if node.parent is None:
-            if self.tree.top(node.projection.id) != node.ino:
-                self.tree.set_top(node.projection.id, node.ino)
-            return
-        folder = self.stage_folder(node.parent)
-        if folder.entries.get(node.name) != node.ino:
-            self.tree.set_entry(folder, node.name, node.ino)
+            self.tree.set_top(node.projection.id, node.ino)
+        else:
+            self.tree.set_entry(self.stage_folder(node.parent), node.name, node.ino)
+
+    def _hide_identity(self, node: Node) -> None:
+        if self.nodes.hide_identity(node):
+            identity = node.identity
+            self.tree.on_failure(lambda: self.nodes.show_identity(node, identity))
+
+    def _mark_unlinked(self, node: Node) -> None:
+        node.unlinked = True
+        self.tree.on_failure(lambda: setattr(node, "unlinked", False))
 
     def keep_base(self, projection: Projection, path: bytes, status: Stat) -> None:
         """Remember what a source place held before the stage covered it; the first stays."""
         if (projection.id, path) not in self.tree.bases:
             self.tree.put_base(projection.id, path, Base(fingerprint(status)))
+
+    def keep_folder_base(self, node: Node) -> None:
+        """Remember a source folder before its attributes change; a folder that is staged only
+        as the way to something has no base yet."""
+        if node.origin is None or node.unlinked:
+            return
+        if (node.projection.id, node.origin) in self.tree.bases:
+            return
+        try:
+            status = self.source_stat(node)
+        except OSError:
+            if self.staged(node) is None:
+                raise
+            return  # the user has removed it
+        self.keep_base(node.projection, node.origin, status)
 
     def keep_content_base(self, projection: Projection, path: bytes, base: Base) -> None:
         """Remember a source place with its content, unless one with content is there already.
@@ -323,6 +417,9 @@ class Union:
     def add_name(self, parent: Node, name: bytes, inode: StagedInode) -> None:
         """Name a staged inode in a folder."""
         folder = self.stage_folder(parent)
+        dead = folder.entries.get(name, WHITEOUT)
+        if dead not in (WHITEOUT, inode.ino):
+            self.lose_link(self._staged_node(parent.projection, dead, parent, name))
         self.tree.set_entry(folder, name, inode.ino)
         if inode.is_folder:
             self.count_folder(folder, 1)
@@ -350,17 +447,17 @@ class Union:
             if status is not None and status.nlink > 1:
                 self._stage_unnamed(node, status)
                 return
-            node.unlinked = True
-            self.nodes.hide_identity(node)
+            self._mark_unlinked(node)
+            self._hide_identity(node)
             return
         if not inode.is_folder and (inode.nlink or 1) > 1:
             inode.nlink = (inode.nlink or 1) - 1
             self.changed(inode)
             return
-        node.unlinked = True
+        self._mark_unlinked(node)
         self.tree.orphan(node.ino)
         inode.ctime_ns = time.time_ns()
-        if node.opens == 0:
+        if node.opens == 0 and node.lookups == 0:
             self.tree.drop(node.ino)
 
     def _stage_unnamed(self, node: Node, status: Stat) -> None:
@@ -372,6 +469,6 @@ class Union:
         inode.atime_ns, inode.mtime_ns = status.atime_ns, status.mtime_ns
         inode.nlink = status.nlink
         self.tree.save(inode)
-        self.nodes.hide_identity(node)
+        self._hide_identity(node)
         inode.nlink -= 1
         self.changed(inode)

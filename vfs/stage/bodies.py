@@ -6,6 +6,7 @@ crash the worst is a body that no row names; `sweep` removes those.
 
 import errno
 import fcntl
+import itertools
 import os
 from collections.abc import Set
 from pathlib import Path
@@ -19,7 +20,8 @@ class Bodies:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._next = 1 + max((int(name, 16) for name in os.listdir(self._folder)), default=0)
+        used = max((int(name, 16) for name in os.listdir(self._folder)), default=0)
+        self._numbers = itertools.count(used + 1)  # drawn from by several threads
 
     def close(self) -> None:
         """Close the folder's descriptor."""
@@ -31,7 +33,7 @@ class Bodies:
 
     def create(self) -> tuple[int, int]:
         """Make an empty body; returns its number and a read-write descriptor."""
-        body, self._next = self._next, self._next + 1
+        body = next(self._numbers)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         return body, os.open(self._name(body), flags, 0o600, dir_fd=self._folder)
 

@@ -102,6 +102,16 @@ InodeRow = tuple[
 ]  # fmt: skip
 
 
+def signed(number: int) -> int:
+    """A 64-bit device or inode number as SQLite's integers, which have a sign, hold it."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def unsigned(column: int) -> int:
+    """The inverse of `signed`."""
+    return column % (1 << 64)
+
+
 class Store:
     """The stage's database. Raises OSError(ENOSPC or EIO) where SQLite cannot write."""
 
@@ -159,9 +169,8 @@ class Store:
 
     def projections(self) -> list[tuple[int, bytes, bytes, int, int, int]]:
         """(id, root, name, is_file, dev, ino) of every projection ever made."""
-        return self._db.execute(
-            "SELECT id, root, name, is_file, dev, ino FROM projection"
-        ).fetchall()
+        rows = self._db.execute("SELECT id, root, name, is_file, dev, ino FROM projection")
+        return [(*row[:4], unsigned(row[4]), unsigned(row[5])) for row in rows]
 
     def inodes(self) -> Iterator[InodeRow]:
         """Every inode row, in the order of the columns."""
@@ -181,7 +190,8 @@ class Store:
             "SELECT projection, path, dev, ino, mode, uid, gid, size, mtime_ns, ctime_ns, digest,"
             " body FROM base"
         ):
-            yield row[0], row[1], Fingerprint(*row[2:11]), row[11]
+            identity = unsigned(row[2]), unsigned(row[3])
+            yield row[0], row[1], Fingerprint(*identity, *row[4:11]), row[11]
 
     # -- writing, inside a transaction -----------------------------------------------------
 
@@ -191,7 +201,7 @@ class Store:
         """Write or replace a projection."""
         self._db.execute(
             "INSERT OR REPLACE INTO projection VALUES (?,?,?,?,?,?)",
-            (number, root, name, int(is_file), dev, ino),
+            (number, root, name, int(is_file), signed(dev), signed(ino)),
         )
 
     def drop_projection(self, number: int) -> None:
@@ -229,8 +239,8 @@ class Store:
         self._db.execute(
             "INSERT OR REPLACE INTO base VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (
-                projection, path, base.dev, base.ino, base.mode, base.uid, base.gid, base.size,
-                base.mtime_ns, base.ctime_ns, base.digest, body,
+                projection, path, signed(base.dev), signed(base.ino), base.mode, base.uid,
+                base.gid, base.size, base.mtime_ns, base.ctime_ns, base.digest, body,
             ),
         )  # fmt: skip
 

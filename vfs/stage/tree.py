@@ -6,13 +6,13 @@ was refused. Holders of a `StagedInode` therefore look it up anew by number each
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from vfs.attributes import Fingerprint
 from vfs.stage.bodies import Bodies
-from vfs.stage.store import InodeRow, Store
+from vfs.stage.store import InodeRow, Store, signed, unsigned
 
 WHITEOUT = 0
 """Entry value: the source's entry of this name is gone."""
@@ -73,8 +73,9 @@ class StagedInode:
     def row(self) -> InodeRow:
         """The database row."""
         own = self.mode is not None
+        dev, ino = self.identity
         return (
-            self.ino, self.projection, self.origin, *self.identity,
+            self.ino, self.projection, self.origin, signed(dev), signed(ino),
             self.kind | (self.mode or 0), int(own), self.uid, self.gid,
             self.atime_ns, self.mtime_ns, self.ctime_ns, self.nlink, self.rdev,
             self.body, self.target,
@@ -86,7 +87,7 @@ class StagedInode:
         (ino, projection, origin, odev, oino, mode, own, uid, gid, at, mt, ct, nlink, rdev,
          body, target) = row  # fmt: skip
         return cls(
-            ino, projection, stat.S_IFMT(mode), origin, (odev, oino),
+            ino, projection, stat.S_IFMT(mode), origin, (unsigned(odev), unsigned(oino)),
             stat.S_IMODE(mode) if own else None, uid, gid, at, mt, ct, nlink, rdev, body, target,
         )  # fmt: skip
 
@@ -112,6 +113,7 @@ class StageTree:
         self._next = AGENT_INO
         self._depth = 0
         self._doomed: list[int] = []
+        self._undo: list[Callable[[], None]] = []
         self._load()
         bodies.sweep(self._named_bodies())
 
@@ -144,8 +146,8 @@ class StageTree:
         self._next = max([self._next, *(ino + 1 for ino in self.inodes)])
 
     def _index(self, inode: StagedInode) -> None:
-        # Only a file of several links can be met under another name of its source.
-        if inode.kind == stat.S_IFREG and inode.identity != (0, 0):
+        # What has several links can be met under another name of its source.
+        if not inode.is_folder and inode.identity != (0, 0):
             self.linked[(inode.projection, *inode.identity)] = inode.ino
 
     @contextmanager
@@ -160,13 +162,21 @@ class StageTree:
                 yield
         except BaseException:
             self._doomed.clear()
+            for undo in reversed(self._undo):
+                undo()
             self._load()
             raise
         finally:
             self._depth = 0
+            self._undo.clear()
         doomed, self._doomed = self._doomed, []
         for body in doomed:
             self.bodies.remove(body)
+
+    def on_failure(self, undo: Callable[[], None]) -> None:
+        """Have *undo* called should the transaction under way fail: for what others remember
+        beside the rows."""
+        self._undo.append(undo)
 
     # -- inodes ----------------------------------------------------------------------------
 
@@ -196,8 +206,10 @@ class StageTree:
         inode = self.inodes[ino]
         if inode.persistent:
             self.store.drop_inode(ino)
+            self.on_failure(lambda: setattr(inode, "persistent", True))
         inode.persistent = False
         inode.nlink = 0
+        self.linked.pop((inode.projection, *inode.identity), None)
 
     def discard_body(self, body: int) -> None:
         """Remove a body that nothing names, once the transaction is through."""

@@ -1,0 +1,1 @@
+"""Grants and what they stand on: keys, signed tokens, the store of grants."""

@@ -1,0 +1,74 @@
+"""The client's end of the control socket. Standard library only: it is on every command's path."""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import GrantfsError, NotRunningError
+
+CONNECT_SECONDS = 5.0
+
+
+class Reply:
+    """A daemon's answer: its result and what it wants the user told."""
+
+    def __init__(self, result: Any, notes: list[str]) -> None:
+        self.result = result
+        self.notes = notes
+
+
+def _connect(path: Path) -> socket.socket:
+    # Through a descriptor of the folder: a socket's own path may have no more than 107 bytes.
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(CONNECT_SECONDS)
+            connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+            connection.settimeout(None)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    finally:
+        os.close(folder)
+
+
+def is_running(path: Path) -> bool:
+    """True if a daemon answers at this socket."""
+    try:
+        _connect(path).close()
+    except OSError:
+        return False
+    return True
+
+
+def call(path: Path, workspace: str, op: str, **fields: Any) -> Reply:
+    """Send one request to a workspace's daemon and wait for the answer.
+
+    Raises NotRunningError where none listens, and the daemon's own error with its exit code.
+    """
+    try:
+        connection = _connect(path)
+    except OSError:
+        raise NotRunningError(
+            f"workspace {workspace!r} is not running: start it with `grantfs up --name {workspace}`"
+        ) from None
+    request = json.dumps({"op": op, **fields}).encode() + b"\n"
+    with connection, connection.makefile("rb") as replies:
+        try:
+            connection.sendall(request)
+            line = replies.readline()
+        except OSError as error:
+            raise GrantfsError(
+                f"the daemon of {workspace!r} went away: {error.strerror}"
+            ) from error
+    if not line:
+        raise GrantfsError(f"the daemon of {workspace!r} went away without an answer; see its log")
+    answer = json.loads(line)
+    if answer.get("ok"):
+        return Reply(answer.get("result"), answer.get("notes", []))
+    failure = answer.get("error", {})
+    raise GrantfsError(failure.get("message", "the daemon failed"), failure.get("exit_code"))

@@ -1,0 +1,190 @@
+"""What each control request does: from a validated message to the workspace, and back to JSON."""
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import trio
+
+from gateway import clock
+from gateway.audit import AuditError
+from gateway.audit.events import Event
+from gateway.authority.grants import Grant
+from gateway.control import messages
+from gateway.daemon.commit import Committer, diff_json
+from gateway.daemon.workspace import GrantSpec, Workspace
+from gateway.errors import GrantfsError
+from gateway.scanning import scan_path
+
+Result = tuple[Any, list[str]]
+
+
+def grant_spec(wanted: messages.WantedGrant) -> GrantSpec:
+    """The grant that a message asks for."""
+    return GrantSpec(
+        path=os.fsencode(wanted.path),
+        access=wanted.access,
+        mounted_as=None if wanted.mounted_as is None else os.fsencode(wanted.mounted_as),
+        seconds=wanted.seconds,
+        subject=wanted.subject,
+        profile=wanted.profile,
+        reason=wanted.reason,
+    )
+
+
+def _raw(paths: Sequence[Sequence[str]]) -> list[list[bytes]]:
+    return [[os.fsencode(form) for form in forms] for forms in paths]
+
+
+class Handlers:
+    """Answers control requests for one workspace."""
+
+    def __init__(self, workspace: Workspace, stop: Callable[[], None]) -> None:
+        self._workspace = workspace
+        self._committer = Committer(workspace)
+        self._stop = stop
+        self._table: dict[type, Callable[[Any], Awaitable[Result]]] = {
+            messages.Info: self._info,
+            messages.Stop: self._stop_all,
+            messages.MakeGrants: self._grant,
+            messages.ListGrants: self._grants,
+            messages.Renew: self._renew,
+            messages.Revoke: self._revoke,
+            messages.Status: self._status,
+            messages.Diff: self._diff,
+            messages.Commit: self._commit,
+            messages.Discard: self._discard,
+            messages.Log: self._log,
+            messages.Show: self._show,
+            messages.Scan: self._scan,
+            messages.FlushAudit: self._flush,
+        }
+
+    async def __call__(self, request: messages.Request) -> Result:
+        """Do what a request asks; GrantfsError where it cannot be done."""
+        return await self._table[type(request)](request)
+
+    def _shown(self, grants: Sequence[Grant]) -> list[dict[str, Any]]:
+        return [grant.to_json(self._workspace.grants.boot_id) for grant in grants]
+
+    def info(self) -> dict[str, Any]:
+        """What `up` and `ps` show."""
+        workspace = self._workspace
+        changes = self._committer.choose(())
+        return {
+            "workspace": workspace.settings.name,
+            "mountpoint": workspace.settings.mountpoint,
+            "pid": os.getpid(),
+            "grants": self._shown(workspace.grants.live()),
+            "changes": len(changes),
+            "requests": 0,
+        }
+
+    def warnings(self) -> list[str]:
+        """What the user is told each time: a weak key store, sources and policies that failed."""
+        workspace = self._workspace
+        found = list(workspace.warnings)
+        found += [f"policy: {problem}" for problem in workspace.policies.problems]
+        if workspace.log.failed is not None:
+            found.append(f"the log cannot be written: {workspace.log.failed}")
+        return found
+
+    async def _info(self, _request: messages.Info) -> Result:
+        return self.info(), self.warnings()
+
+    async def _stop_all(self, request: messages.Stop) -> Result:
+        workspace = self._workspace
+        workspace.log.append(
+            Event.WORKSPACE_DOWN,
+            detail={"mountpoint": workspace.settings.mountpoint, "forced": request.force},
+        )
+        self._stop()
+        return {"workspace": workspace.settings.name, "pid": os.getpid()}, []
+
+    async def make_grants(
+        self, wanted: Sequence[messages.WantedGrant], *, keep: bool
+    ) -> tuple[list[Grant], list[str]]:
+        """Check all, then make all."""
+        specs = [grant_spec(one) for one in wanted]
+        plans = await trio.to_thread.run_sync(lambda: self._workspace.plan(specs, keep=keep))
+        return await self._workspace.make(plans)
+
+    async def _grant(self, request: messages.MakeGrants) -> Result:
+        made, notes = await self.make_grants(request.grants, keep=request.keep)
+        return self._shown(made), notes
+
+    async def _grants(self, request: messages.ListGrants) -> Result:
+        store = self._workspace.grants
+        return self._shown(store.all() if request.all else store.live()), []
+
+    async def _renew(self, request: messages.Renew) -> Result:
+        grant = self._workspace.grants.get(request.grant)
+        note = await self._workspace.renew(grant, request.seconds)
+        return self._shown([grant])[0], [note] if note else []
+
+    async def _revoke(self, request: messages.Revoke) -> Result:
+        workspace = self._workspace
+        chosen = workspace.select(_raw(request.grants), everything=request.all)
+        await workspace.revoke(chosen)
+        return [
+            {"id": grant.id, "revoked_at": clock.rfc3339(grant.revoked_at)} for grant in chosen
+        ], []
+
+    async def _status(self, request: messages.Status) -> Result:
+        reviewed, digest = await self._committer.review(_raw(request.paths))
+        shown = {
+            "workspace": self._workspace.settings.name,
+            "digest": digest,
+            "changes": [one.to_json() for one in reviewed],
+        }
+        reasons = [f"{one.path}: conflict: {one.conflict}" for one in reviewed if one.conflict]
+        return shown, reasons
+
+    async def _diff(self, request: messages.Diff) -> Result:
+        reviewed, digest = await self._committer.review(_raw(request.paths))
+        self._workspace.log.append(
+            Event.REVIEW, detail={"digest": digest, "changes": len(reviewed)}
+        )
+        return {
+            "files": [diff_json(one) for one in reviewed],
+            "stat": [one.to_json() for one in reviewed],
+            "patch": b"".join(one.patch(request.binary) for one in reviewed).decode("latin-1"),
+        }, []
+
+    async def _commit(self, request: messages.Commit) -> Result:
+        outcome = await self._committer.commit(
+            _raw(request.paths),
+            message=request.message,
+            digest=request.digest,
+            placeholders=request.placeholders,
+        )
+        return outcome.to_json(), []
+
+    async def _discard(self, request: messages.Discard) -> Result:
+        return {"discarded": await self._committer.discard(_raw(request.paths))}, []
+
+    async def _log(self, _request: messages.Log) -> Result:
+        return [commit.to_json() for commit in self._workspace.commits.all()], []
+
+    async def _show(self, request: messages.Show) -> Result:
+        commit, files, patch = self._workspace.commits.show(request.commit)
+        return {**commit.to_json(), "files": files, "patch": patch.decode("latin-1")}, []
+
+    async def _scan(self, request: messages.Scan) -> Result:
+        found: list[dict[str, Any]] = []
+        for forms in _raw(request.paths):
+            projection, place = self._workspace.resolve(forms)
+            found += await trio.to_thread.run_sync(
+                self._scan_place, projection.source.host_path(place)
+            )
+        return found, []
+
+    def _scan_place(self, host_path: bytes) -> list[dict[str, Any]]:
+        return scan_path(self._workspace.redactor, host_path)
+
+    async def _flush(self, _request: messages.FlushAudit) -> Result:
+        try:
+            await trio.to_thread.run_sync(self._workspace.log.flush)
+        except AuditError as error:
+            raise GrantfsError(f"the log cannot be written: {error}") from error
+        return {}, []

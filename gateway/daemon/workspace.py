@@ -1,0 +1,475 @@
+"""A workspace at work: its filesystem, grants, policy and log, and what the user does to grants.
+
+Everything here runs on the daemon's core task. What must be durable before it takes effect is
+written to the log first, and waited for; what the kernel has cached is dropped afterwards.
+"""
+
+import getpass
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gateway import clock, durations
+from gateway.audit import AuditLog
+from gateway.audit.events import Event, show_name
+from gateway.authority import keys as keystore
+from gateway.authority.grants import AccessName, Grant, GrantStore
+from gateway.daemon import kernel, sources
+from gateway.daemon.commits import CommitStore
+from gateway.daemon.gate import WorkspaceGate
+from gateway.daemon.redaction import build_redactor
+from gateway.errors import GrantfsError, NotFoundError, RefusedError, UsageError
+from gateway.places import Places
+from gateway.settings import Settings
+from policies.files import ManagedFolder
+from policies.loader import PolicySet
+from vfs import names
+from vfs.filesystem import Filesystem
+from vfs.projection import Projection
+from vfs.source import Source
+
+DEFAULT_SUBJECT = "agent"
+PROFILES = ("secrets", "secrets+pii", "strict", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class GrantSpec:
+    """What the user asks to be granted; `seconds` None: until revoked."""
+
+    path: bytes
+    access: AccessName = "write"
+    mounted_as: bytes | None = None
+    seconds: int | None = 8 * 3600
+    subject: str = DEFAULT_SUBJECT
+    profile: str = "secrets"
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A grant that has been checked and can be made."""
+
+    spec: GrantSpec
+    name: bytes
+    seconds: int | None
+    shortened_by: str | None
+    projection: Projection | None
+    source: Source | None
+    existing: Grant | None = None
+
+
+def own_folders(places: Places) -> list[Path]:
+    """Folders that no grant may reach: state, sockets, configuration, and managed policy."""
+    return [places.state, places.runtime, places.config, places.user_policy]
+
+
+class Workspace:
+    """One workspace, opened. `mount` is set by the process before anything is served."""
+
+    def __init__(
+        self, folder: Path, places: Places, chosen: Settings, *, new: bool = False
+    ) -> None:
+        self.folder = folder
+        self.places = places
+        self.settings = chosen
+        self.warnings: list[str] = []
+        self.mount: kernel.Mount | None = None
+        self.keys = keystore.load(folder, chosen.id, chosen.key_store)
+        if warning := keystore.warning(chosen.key_store):
+            self.warnings.append(warning)
+        self.log = AuditLog(folder, self.keys.signing.sign, create=new)
+        owners = frozenset({0, os.getuid()})
+        managed = [
+            ManagedFolder(path) if index == 0 else ManagedFolder(path, owners, ancestors=False)
+            for index, path in enumerate(places.managed_policy)
+        ]
+        protected = [os.fsencode(os.path.realpath(path)) for path in own_folders(places)]
+        self.policies = PolicySet(
+            managed, places.user_policy, folder / "policy.json", protected=protected
+        )
+        self.grants = GrantStore(folder / "grants.db", self.keys, chosen.id)
+        self.gate = WorkspaceGate(self.grants, self.policies, self.log)
+        self.redactor = build_redactor(self.keys, folder)
+        self.fs = Filesystem(folder, self.gate, self.redactor, self.keys.derive("digest"))
+        self.commits = CommitStore(folder / "commits.db", self.keys)
+        self.projections: dict[int, Projection] = {}
+        self._expiry_changed = trio.Event()
+        self._open_projections()
+
+    def close(self) -> None:
+        """Close all stores; the log last, since closing may write to it."""
+        self.fs.close()
+        for projection in self.projections.values():
+            projection.source.close()
+        self.grants.close()
+        self.commits.close()
+        self.log.close()
+
+    # -- projections -----------------------------------------------------------------------
+
+    def _open_projections(self) -> None:
+        """Open every source that a live grant or staged work still needs."""
+        needed = {grant.projection for grant in self.grants.live()} | {
+            number for number, top in self.fs.tree.tops.items() if top
+        }
+        for number, root, name, _is_file, _dev, ino in self.fs.store.projections():
+            if number not in needed:
+                continue
+            try:
+                source = sources.open_source(root, own_folders(self.places))
+            except GrantfsError as error:
+                self.warnings.append(error.message)
+                continue
+            if not source.is_file and source.identity[1] != ino:
+                source.close()
+                self.warnings.append(
+                    f"{show_name(root)} is not the folder that was granted: another has taken its"
+                    " name; grant it again if you mean that one"
+                )
+                continue
+            projection = Projection(number, name, source)
+            self.projections[number] = projection
+            if self.gate.access(number):
+                self.fs.project(projection)
+
+    def _projection_row(self, root: bytes, name: bytes) -> int | None:
+        for number, known_root, known_name, *_rest in self.fs.store.projections():
+            if known_root == root and known_name == name:
+                return number
+        return None
+
+    def _make_projection(self, root: bytes, name: bytes, source: Source) -> Projection:
+        number = self._projection_row(root, name)
+        if number is None:
+            number = 1 + max((row[0] for row in self.fs.store.projections()), default=0)
+        projection = Projection(number, name, source)
+        with self.fs.store.transaction():
+            self.fs.store.put_projection(number, root, name, source.is_file, *source.identity)
+        return projection
+
+    def resolve(self, candidates: Sequence[bytes]) -> tuple[Projection, bytes]:
+        """The projection and the place in it that a user's path means.
+
+        Candidates are forms of one argument, best first: absolute ones may be below the mount or
+        a granted host path, a relative one is taken from the mount's root. Raises NotFoundError.
+        """
+        mountpoint = os.fsencode(self.settings.mountpoint)
+        for path in candidates:
+            if path.startswith(b"/"):
+                if path != mountpoint and names.within(path, mountpoint):
+                    found = self._by_mount_path(path[len(mountpoint) + 1 :])
+                else:
+                    found = self._by_host_path(path)
+            else:
+                found = self._by_mount_path(path.strip(b"/"))
+            if found is not None:
+                return found
+        raise NotFoundError(
+            f"{show_name(candidates[-1])} is in no granted folder of workspace"
+            f" {self.settings.name!r}: `grantfs grants` lists them"
+        )
+
+    def _by_mount_path(self, path: bytes) -> tuple[Projection, bytes] | None:
+        name, _, place = path.partition(b"/")
+        for projection in self.projections.values():
+            if projection.name == name:
+                return projection, place
+        return None
+
+    def _by_host_path(self, path: bytes) -> tuple[Projection, bytes] | None:
+        best: tuple[Projection, bytes] | None = None
+        for projection in self.projections.values():
+            root = projection.source.root
+            if names.within(path, root) and (best is None or len(root) > len(best[0].source.root)):
+                best = projection, path[len(root) :].lstrip(b"/")
+        return best
+
+    # -- granting --------------------------------------------------------------------------
+
+    def _taken_names(self) -> dict[bytes, bytes]:
+        return {
+            name: projection.source.root
+            for name, projection in self.fs.projections.items()
+            if self.gate.access(projection.id)
+        }
+
+    def plan(self, specs: Sequence[GrantSpec], *, keep: bool) -> list[_Plan]:
+        """Check what is to be granted without changing anything. Blocks: call it in a thread.
+
+        `keep` leaves a path that is granted already as it is. Raises GrantfsError.
+        """
+        taken = self._taken_names()
+        plans: list[_Plan] = []
+        try:
+            for spec in specs:
+                plans.append(self._plan_one(spec, taken, keep))
+        except BaseException:
+            for plan in plans:
+                if plan.source is not None:
+                    plan.source.close()
+            raise
+        return plans
+
+    def _plan_one(self, spec: GrantSpec, taken: dict[bytes, bytes], keep: bool) -> _Plan:
+        path = sources.check_path(spec.path)
+        if spec.profile not in PROFILES:
+            raise UsageError(f"unknown profile {spec.profile!r}: use {', '.join(PROFILES)}")
+        sources.check_outside(path, own_folders(self.places))
+        name = sources.check_mounted_name(spec.mounted_as or os.path.basename(path))
+        if keep and spec.mounted_as is None:
+            for grant in self.grants.live():
+                if grant.path == path and grant.projection in self.projections:
+                    return _Plan(spec, grant.mounted_as, None, None, None, None, grant)
+        if taken.get(name, path) != path:
+            raise UsageError(
+                f"two grants named {show_name(name)!r}: {show_name(taken[name])} already has it;"
+                " give this one another name with --as NAME"
+            )
+        decision = self.gate.engine.may_grant(spec.access, path, spec.subject)
+        if decision.verdict == "deny":
+            raise RefusedError(
+                f"policy refuses to grant {show_name(path)} ({decision.rule}, {decision.layer}"
+                f" layer): {decision.reason or 'no reason is given'}"
+            )
+        limit = self.gate.engine.max_duration(path, spec.seconds, subject=spec.subject)
+        shortened = f"{limit.rule}, {limit.layer} layer" if limit.rule else None
+        known = self.fs.projections.get(name)
+        if known is not None and known.source.root == path and self.gate.access(known.id):
+            taken[name] = path
+            return _Plan(spec, name, limit.seconds, shortened, known, None)
+        source = sources.open_source(path, own_folders(self.places))
+        taken[name] = path
+        return _Plan(spec, name, limit.seconds, shortened, None, source)
+
+    async def make(self, plans: Sequence[_Plan]) -> tuple[list[Grant], list[str]]:
+        """Make planned grants; they are in the mount on return. Also returns what to tell."""
+        made: list[Grant] = []
+        notes: list[str] = []
+        for plan in plans:
+            if plan.existing is not None:
+                made.append(plan.existing)
+                continue
+            grant = await self._make_one(plan)
+            made.append(grant)
+            if plan.shortened_by is not None:
+                notes.append(
+                    f"{show_name(grant.path)}: policy ({plan.shortened_by}) shortens this grant to"
+                    f" {durations.show(plan.seconds)}"
+                )
+        self._expiry_changed.set()
+        return made, notes
+
+    async def _make_one(self, plan: _Plan) -> Grant:
+        spec = plan.spec
+        projection = plan.projection
+        if projection is None:
+            assert plan.source is not None
+            projection = self._replace_projection(spec.path, plan.name, plan.source)
+        expires = None if plan.seconds is None else clock.now() + plan.seconds
+        # On the record before it takes effect; if the log cannot be written, nothing is granted.
+        await self._durable(
+            Event.GRANT,
+            subject=spec.subject,
+            path=plan.name,
+            detail={
+                "scope": f"file:{spec.access}:{show_name(spec.path)}",
+                "access": spec.access,
+                "redact": spec.profile,
+                "expires_at": clock.rfc3339(expires),
+                "shortened": plan.shortened_by is not None,
+                "by": getpass.getuser(),
+            },
+        )
+        grant = self.grants.add(
+            projection=projection.id,
+            path=spec.path,
+            mounted_as=plan.name,
+            access=spec.access,
+            subject=spec.subject,
+            profile=spec.profile,
+            reason=spec.reason,
+            seconds=plan.seconds,
+        )
+        self.gate.refresh()
+        self.fs.project(projection)
+        return grant
+
+    def _replace_projection(self, root: bytes, name: bytes, source: Source) -> Projection:
+        number = self._projection_row(root, name)
+        old = self.projections.get(number) if number is not None else None
+        if old is not None:
+            # Granted before and ended since: the same numbers, so that staged work is found
+            # again; handles of the earlier time stay dead by the epoch.
+            old.source.close()
+            old.source = source
+            return old
+        projection = self._make_projection(root, name, source)
+        self.projections[projection.id] = projection
+        return projection
+
+    async def _durable(self, event: Event, **fields: Any) -> None:
+        """Write an event and wait until it is on the disk. Raises AuditError (promise 8)."""
+        future = self.log.submit_durable(event, **fields)
+        await trio.to_thread.run_sync(future.result)
+
+    # -- ending ----------------------------------------------------------------------------
+
+    def select(self, wanted: Sequence[Sequence[bytes]], *, everything: bool) -> list[Grant]:
+        """Live grants named by id or path. Raises NotFoundError."""
+        if everything:
+            return self.grants.live()
+        chosen: dict[str, Grant] = {}
+        for candidates in wanted:
+            found = self._select_one(candidates)
+            if not found:
+                raise NotFoundError(
+                    f"no live grant {show_name(candidates[-1])!r}: `grantfs grants` lists them"
+                )
+            chosen.update({grant.id: grant for grant in found})
+        return list(chosen.values())
+
+    def _select_one(self, candidates: Sequence[bytes]) -> list[Grant]:
+        live = self.grants.live()
+        named = os.fsdecode(candidates[-1])
+        found = [grant for grant in live if grant.id == named]
+        if found:
+            return found
+        try:
+            projection, place = self.resolve(candidates)
+        except NotFoundError:
+            return []
+        return [grant for grant in live if grant.projection == projection.id and not place]
+
+    async def revoke(self, grants: Sequence[Grant]) -> None:
+        """End grants; on return their files are gone and open handles are dead (promise 7)."""
+        for grant in grants:
+            await self._durable(
+                Event.REVOKE,
+                subject=grant.subject,
+                path=grant.mounted_as,
+                grant=grant.id,
+                detail={"scope": grant.scopes[-1], "by": getpass.getuser()},
+            )
+            self.grants.revoke(grant)
+        await self._after_ending({grant.projection for grant in grants})
+
+    async def _after_ending(self, projections: set[int]) -> None:
+        self.gate.refresh()
+        self._expiry_changed.set()
+        for number in projections:
+            projection = self.projections.get(number)
+            if projection is not None:
+                await self._end_or_narrow(projection)
+
+    async def _end_or_narrow(self, projection: Projection) -> None:
+        ended = not self.gate.access(projection.id)
+        if ended:
+            nodes = self.fs.begin_end(projection)
+        else:
+            projection.draining = True
+            nodes = self.fs.nodes.of_projection(projection)
+        if self.mount is not None:
+            await kernel.drop_projection(self.mount, projection.name, nodes)
+        if ended:
+            self.fs.finish_end(projection)
+        projection.draining = False
+
+    async def expire(self) -> None:
+        """End grants whose time is over, again and again, by both clocks; runs until cancelled.
+
+        Looks at least once a second: a machine that slept or a clock that was set must not let a
+        grant live longer than that.
+        """
+        while True:
+            due = [
+                grant
+                for grant in self.grants.all()
+                if grant.revoked_at is None
+                and not grant.ended
+                and grant.status(self.grants.boot_id) == "expired"
+            ]
+            for grant in due:
+                self.grants.end(grant)
+                self.log.append(
+                    Event.EXPIRE,
+                    subject=grant.subject,
+                    path=grant.mounted_as,
+                    grant=grant.id,
+                    detail={"scope": grant.scopes[-1]},
+                )
+            if due:
+                await self._after_ending({grant.projection for grant in due})
+            left = [
+                seconds
+                for grant in self.grants.live()
+                if (seconds := grant.seconds_left(self.grants.boot_id)) is not None
+            ]
+            self._expiry_changed = trio.Event()
+            with trio.move_on_after(max(0.0, min([1.0, *left]))):
+                await self._expiry_changed.wait()
+
+    async def renew(self, grant: Grant, seconds: int | None) -> str | None:
+        """Give a live grant a later end; returns what policy made of it, if anything."""
+        if grant.status(self.grants.boot_id) != "live":
+            raise NotFoundError(f"grant {grant.id} has ended: grant {show_name(grant.path)} again")
+        limit = self.gate.engine.max_duration(grant.path, seconds, subject=grant.subject)
+        decision = self.gate.engine.may_grant(grant.access, grant.path, grant.subject)
+        if decision.verdict == "deny":
+            raise RefusedError(
+                f"policy refuses to renew {show_name(grant.path)} ({decision.rule}): "
+                f"{decision.reason or 'no reason is given'}"
+            )
+        expires = None if limit.seconds is None else clock.now() + limit.seconds
+        await self._durable(
+            Event.GRANT_RENEWED,
+            subject=grant.subject,
+            path=grant.mounted_as,
+            grant=grant.id,
+            detail={
+                "scope": grant.scopes[-1],
+                "expires_at": clock.rfc3339(expires),
+                "shortened": limit.rule is not None,
+            },
+        )
+        self.grants.renew(grant, limit.seconds)
+        self.gate.refresh()
+        self._expiry_changed.set()
+        if limit.rule is None:
+            return None
+        return f"policy ({limit.rule}) shortens this grant to {durations.show(limit.seconds)}"
+
+    # -- policy ----------------------------------------------------------------------------
+
+    async def watch_policy(self) -> None:
+        """Reload policy within a second of a change of its files; runs until cancelled."""
+        while True:
+            await trio.sleep(0.5)
+            if self.policies.changed():
+                await self.reload_policy()
+
+    async def reload_policy(self) -> None:
+        """Read policy again; a file that stops parsing leaves the last good one in force."""
+        before = self.policies.generation
+        problems = await trio.to_thread.run_sync(self.policies.reload)
+        for problem in problems:
+            self.log.append(Event.POLICY, outcome="failed", detail={"why": str(problem)})
+        if self.policies.generation != before:
+            self.log.append(
+                Event.POLICY, detail={"policy_version": self.policies.current.version[:16]}
+            )
+            # What is hidden now must leave the kernel's caches, and maps with it.
+            for projection in list(self.fs.projections.values()):
+                await self._end_or_narrow(projection)
+
+    async def end_service(self) -> None:
+        """Before the mount goes: end every projection as a revocation does, so that nobody keeps
+        a file of it open or mapped. Grants and staged work stay for the next start."""
+        for projection in list(self.fs.projections.values()):
+            nodes = self.fs.begin_end(projection)
+            if self.mount is not None:
+                await kernel.drop_projection(self.mount, projection.name, nodes)
+            self.fs.finish_end(projection)

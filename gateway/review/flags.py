@@ -1,0 +1,107 @@
+"""Risk flags: what a person must not overlook in a change. Pure; never folded away.
+
+A list of names cannot know every file that a host program runs later; it marks the well-known
+ones, and the flag says so by being a flag and no promise.
+"""
+
+import stat
+from fnmatch import fnmatchcase
+
+_RUNS_LATER = (
+    ".git/hooks/*", ".git/config", ".git/info/attributes", ".githooks/*", ".husky/*",
+    ".github/workflows/*", ".gitlab-ci.yml", ".circleci/*", "Jenkinsfile",
+    ".pre-commit-config.yaml",
+    ".bashrc", ".bash_profile", ".profile", ".zshrc", ".zshenv", ".envrc", ".vimrc", ".exrc",
+    ".vscode/tasks.json", ".vscode/settings.json", ".vscode/launch.json", ".idea/*",
+    "package.json", "Makefile", "GNUmakefile", "makefile", "justfile", "setup.py", "conftest.py",
+    "sitecustomize.py", "usercustomize.py", "*.pth", "*.pyc", ".venv/*", "crontab", "*.desktop",
+    "*.service", "*.timer", "Dockerfile", "docker-compose.yml", "Vagrantfile", "build.rs",
+    "CMakeLists.txt", ".npmrc", ".gitattributes", ".gitmodules",
+)  # fmt: skip
+_LOCK_FILES = frozenset(
+    {
+        "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "Cargo.lock", "poetry.lock",
+        "Pipfile.lock", "uv.lock", "composer.lock", "Gemfile.lock", "go.sum",
+    }
+)  # fmt: skip
+_INVISIBLE = frozenset(
+    "\u00ad\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
+    "\u2060\u2066\u2067\u2068\u2069\ufeff\u061c\u180e"
+)
+LARGE_BYTES = 10 * 1024 * 1024
+"""A change of this size or more is flagged: nobody reads it."""
+
+
+def runs_later(path: str) -> bool:
+    """True for a file that programs of the host are known to run or obey by themselves."""
+    parts = path.split("/")
+    for depth in range(len(parts)):
+        tail = "/".join(parts[depth:])
+        for pattern in _RUNS_LATER:
+            if fnmatchcase(tail, pattern):
+                return True
+    return False
+
+
+def leaves(path: str, target: str) -> bool:
+    """True if a link at *path* (relative to its grant) leads out of the grant by its text."""
+    if target.startswith("/"):
+        return True
+    depth = path.count("/")
+    for part in target.split("/"):
+        if part == "..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif part not in ("", "."):
+            depth += 1
+    return False
+
+
+def hides_text(old: bytes | None, new: bytes | None) -> bool:
+    """True if invisible or bidirectional characters came in with the change."""
+    if new is None:
+        return False
+    before = set((old or b"").decode(errors="ignore")) & _INVISIBLE
+    now = set(new.decode(errors="ignore")) & _INVISIBLE
+    return bool(now - before)
+
+
+def flags_for(
+    path: str,
+    place: str,
+    old_mode: int | None,
+    new_mode: int | None,
+    old: bytes | None,
+    new: bytes | None,
+    binary: bool,
+) -> list[str]:
+    """The flags of one change. `path` names it in the mount, `place` within its grant; modes have
+    type bits; `old` and `new` are masked contents or link targets, None where there are none."""
+    found = []
+    if new_mode is None:
+        found.append("deleted")
+    elif stat.S_ISLNK(new_mode):
+        found.append("symlink")
+        if leaves(place, (new or b"").decode(errors="replace")):
+            found.append("leaves-grant")
+    elif stat.S_ISREG(new_mode):
+        if new_mode & 0o111 and not (old_mode or 0) & 0o111:
+            found.append("executable")
+        if new_mode & 0o6000 and not (old_mode or 0) & 0o6000:
+            found.append("setuid")
+    if old_mode is not None and new_mode is not None and old_mode != new_mode:
+        found.append("mode")
+    if runs_later(place):
+        found.append("runs-later")
+    if path.rpartition("/")[2] in _LOCK_FILES:
+        found.append("lock-file")
+    if ".git" in place.split("/"):
+        found.append("git")
+    if binary:
+        found.append("binary")
+    if max(len(old or b""), len(new or b"")) >= LARGE_BYTES:
+        found.append("large")
+    if hides_text(old, new) or any(c in _INVISIBLE for c in path):
+        found.append("invisible-unicode")
+    return found

@@ -1,0 +1,302 @@
+"""The engine: which bytes of some data are secrets.
+
+hyperscan proposes over all rules at once, google-re2 confirms inside bounded windows, validators
+follow. Work is linear in the data whatever it holds: windows that meet are joined before they are
+searched, and attempts are counted. Where anything fails or runs out of bounds `ScanError` is
+raised; fewer findings are never returned in silence. Thread-safe; holds no data between calls.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import re2
+
+from vfs.redaction import bodies, propose
+from vfs.redaction.errors import ScanError
+from vfs.redaction.rules import Rule, regex
+from vfs.redaction.spans import Finding, Kind, Mark, pieces, union, without
+from vfs.redaction.validators import Validator, named
+from vfs.redaction.views import View, views
+
+REVISION = 1
+"""Raised by whoever changes what the engine finds with the same rules."""
+
+MAX_SCAN = 64 << 20
+"""Bytes of one `find`; what is larger is read through `vfs.redaction.stream`."""
+
+MAX_ATTEMPTS = 2_000_000
+"""Confirmations in one view, at a few µs each."""
+
+PROFILES: dict[str, frozenset[str]] = {
+    "secrets": frozenset({"secrets"}),
+    "secrets+pii": frozenset({"secrets", "pii"}),
+    "strict": frozenset({"secrets", "strict"}),
+}
+"""Profile name to the rule profiles that it takes; `none` never reaches the engine."""
+
+_PLACEHOLDER_HINT = b"(?i)mask[a-z0-9]{8}"
+
+Live = Callable[[bytes], Sequence[tuple[int, int]]]
+"""Finds the genuine placeholders in a text: sorted, disjoint offsets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """A value of unbounded length, found from `start`, that stops at `end`.
+
+    `mode` says how it would go on; what is hidden of it lies from `first` to `last`.
+    """
+
+    start: int
+    end: int
+    mode: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one scan found; `covers` are for windows that begin inside a body."""
+
+    findings: list[Finding]
+    covers: list[Cover]
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    rule: Rule
+    regex: Any
+    group: int
+    validators: tuple[Validator, ...]
+    behind: int
+
+
+class Engine:
+    """Finds secrets by `rules`. `cache_dir` keeps compiled databases between runs."""
+
+    def __init__(self, rules: Iterable[Rule], cache_dir: Path | None = None) -> None:
+        self._rules = tuple(_compile(rule) for rule in rules)
+        self._cache_dir = cache_dir
+        self._lock = threading.Lock()
+        self._proposers: dict[str, tuple[propose.Proposer, list[_Compiled]]] = {}
+        self._carried: dict[str, Rule] = {
+            c.rule.extend: c.rule for c in self._rules if c.rule.extend
+        }
+        self.version = _version([c.rule for c in self._rules])
+
+    def find(
+        self, data: bytes, profile: str = "secrets", *, live: Live | None = None
+    ) -> list[Finding]:
+        """The findings in `data`, sorted and disjoint; raises ScanError, KeyError for a profile.
+
+        `live` recognises genuine placeholders, which are no finding.
+        """
+        return self.scan(data, profile, live=live).findings
+
+    def scan(
+        self,
+        data: bytes,
+        profile: str = "secrets",
+        *,
+        live: Live | None = None,
+        carry: str = "",
+        origin: int = 0,
+    ) -> Scan:
+        """As `find`, for a window of a larger file.
+
+        `carry` is the mode of the body that the window begins in, or empty; `origin` is the file
+        offset of `data[0]`.
+        """
+        if len(data) > MAX_SCAN:
+            raise ScanError(f"{len(data)} bytes are too many for one scan")
+        proposer, rules = self._proposer(profile)
+        findings: list[Finding] = []
+        covers: list[Cover] = []
+        try:
+            for view in reversed(views(data)):
+                marks, covered = self._scan_view(view, proposer, rules, live, carry)
+                stride = view.stride
+                taken = [(f.start, f.end) for f in findings]
+                wide = [
+                    Mark(m.start * stride, m.end * stride, m.priority, m.rule, m.kind)
+                    for m in marks
+                ]
+                for mark in without(wide, taken):
+                    end = min(mark.end, len(data))
+                    findings.append(Finding(mark.start, end, mark.rule, mark.kind, view.unit))
+                findings.sort(key=lambda f: f.start)
+                covers += [
+                    Cover(
+                        c.start * stride, c.end * stride, c.mode, c.first * stride, c.last * stride
+                    )
+                    for c in covered
+                ]
+        except (re2.error, MemoryError, RecursionError) as error:
+            raise ScanError(f"the scan stopped: {type(error).__name__}") from None
+        return Scan([piece for f in findings for piece in pieces(f, origin)], covers)
+
+    def _proposer(self, profile: str) -> tuple[propose.Proposer, list[_Compiled]]:
+        wanted = PROFILES[profile]
+        with self._lock:
+            known = self._proposers.get(profile)
+            if known is None:
+                rules = [c for c in self._rules if c.rule.profiles & wanted]
+                patterns = [(c.rule.anchor or c.rule.pattern).encode("ascii") for c in rules]
+                gaps = [c.rule.window for c in rules]
+                proposer = propose.Proposer(
+                    [*patterns, _PLACEHOLDER_HINT], [*gaps, 1 << 30], self._cache_dir
+                )
+                known = self._proposers[profile] = (proposer, rules)
+        return known
+
+    def _scan_view(
+        self,
+        view: View,
+        proposer: propose.Proposer,
+        rules: list[_Compiled],
+        live: Live | None,
+        carry: str,
+    ) -> tuple[list[Mark], list[Cover]]:
+        text = view.text
+        ranges = proposer.ranges(text)
+        hinted = ranges.pop(len(rules), None)
+        if not ranges and not carry:
+            return [], []
+        marks: list[Mark] = []
+        covers: list[Cover] = []
+        if carry:
+            self._follow(text, 0, 0, self._carried[carry], marks, covers, carried=True)
+        attempts = MAX_ATTEMPTS
+        for index, found in ranges.items():
+            compiled = rules[index]
+            for low, high in _windows(found, compiled, len(text)):
+                attempts -= self._confirm(text, low, high, compiled, marks, covers, attempts)
+        joined = _without_key_gaps(marks, covers)
+        if hinted and live is not None:
+            joined = without(joined, list(live(text)))
+        return joined, covers
+
+    def _confirm(
+        self,
+        text: bytes,
+        low: int,
+        high: int,
+        compiled: _Compiled,
+        marks: list[Mark],
+        covers: list[Cover],
+        allowed: int,
+    ) -> int:
+        """Searches one window and returns the number of attempts that it took."""
+        rule = compiled.rule
+        group = compiled.group
+        at = low
+        tried = 0
+        while at < high:
+            match = compiled.regex.search(text, at, high)
+            if match is None:
+                break
+            tried += 1
+            if tried > allowed:
+                raise ScanError("the scan stopped: too many candidates")
+            start, end = match.span(group)
+            if start < 0 or end <= start:
+                at = max(match.end(), at + 1)
+                continue
+            value = text[start:end]
+            if all(agrees(value) for agrees in compiled.validators):
+                at = end
+                if rule.extend:
+                    at = self._follow(text, start, end, rule, marks, covers)
+                else:
+                    marks.append(Mark(start, end, rule.priority, rule.id, rule.kind))
+            else:
+                # What was refused may hide the beginning of a match that holds.
+                at = max(start, match.start() + 1)
+        return tried
+
+    def _follow(
+        self,
+        text: bytes,
+        start: int,
+        end: int,
+        rule: Rule,
+        marks: list[Mark],
+        covers: list[Cover],
+        carried: bool = False,
+    ) -> int:
+        """Adds the marks of a value that may go on behind its match; returns where it stops."""
+        if rule.extend == "wrapped" and not carried:
+            end = start
+        body = bodies.follow(text, end, rule.extend, carried)
+        if rule.extend in ("word", "base64"):
+            stop = max(end, body.end)
+            spans: Sequence[tuple[int, int]] = [(start, stop)] if stop > start else []
+        else:
+            stop, spans = max(end, body.end), body.spans
+        kind: Kind = rule.kind
+        marks.extend(Mark(a, b, rule.priority, rule.id, kind) for a, b in spans)
+        if spans:
+            covers.append(Cover(start, stop, rule.extend, spans[0][0], spans[-1][1]))
+        return stop
+
+
+def _windows(found: list[list[int]], compiled: _Compiled, size: int) -> Iterable[tuple[int, int]]:
+    """The stretches to search, joined where they meet so that no byte is searched twice."""
+    window = compiled.rule.window
+    low = high = -1
+    for first, last in found:
+        begin = max(0, first - window)
+        if begin > high:
+            if high >= 0:
+                yield low, high
+            low = begin
+        high = max(high, min(size, last + compiled.behind))
+    if high >= 0:
+        yield low, high
+
+
+def _without_key_gaps(marks: list[Mark], covers: list[Cover]) -> list[Mark]:
+    """Overlaps joined, but line breaks and armour inside a key's body left as they are.
+
+    Every base64 piece of a body is a mark of its key already, so what another rule sees across
+    pieces adds nothing but the line breaks between them.
+    """
+    keys = [mark for mark in marks if mark.kind == "private-key"]
+    if not keys:
+        return union(marks)
+    holes: list[tuple[int, int]] = []
+    for cover in sorted(covers, key=lambda c: c.first):
+        if cover.mode not in ("pem", "wrapped"):
+            continue
+        if holes and cover.first <= holes[-1][1]:
+            holes[-1] = (holes[-1][0], max(cover.last, holes[-1][1]))
+        else:
+            holes.append((cover.first, cover.last))
+    others = union([mark for mark in marks if mark.kind != "private-key"])
+    return union(keys + without(others, holes))
+
+
+def _compile(rule: Rule) -> _Compiled:
+    compiled = regex(rule.pattern)
+    return _Compiled(
+        rule,
+        compiled,
+        compiled.groupindex.get(b"secret", 0),
+        tuple(named(name) for name in rule.validators),
+        rule.window if rule.anchor is not None else 0,
+    )
+
+
+def _version(rules: list[Rule]) -> str:
+    """A hash of what decides the findings; equal rules in another order count as equal."""
+    plain = sorted(
+        json.dumps(asdict(rule) | {"profiles": sorted(rule.profiles)}, sort_keys=True)
+        for rule in rules
+    )
+    text = "\n".join([str(REVISION), propose.library_version(), *plain])
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,129 @@
+"""The proposer: one hyperscan pass over some bytes, for all rules of a profile at once.
+
+It says where a rule may match, as ranges of the ends that hyperscan reported; `engine` confirms.
+No start of match is asked for (it costs several times the scan). Safe from any thread: the
+database is shared, the scratch space is one a thread, and hyperscan lets the interpreter lock go
+while it scans. A compiled database is kept in the cache folder, bound to the patterns, the
+library's version and its own checksum; a file that does not fit is made anew.
+"""
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import hyperscan
+
+from vfs.redaction.errors import ScanError
+
+MAX_EVENTS = 8_000_000
+"""Reported ends in one scan. At some 0.3 µs each this is seconds; beyond it the scan is refused."""
+
+Ranges = dict[int, list[list[int]]]
+"""For each pattern's index, ranges `[first, last]` of reported ends, in order."""
+
+
+class Proposer:
+    """`patterns` are scanned together; ends nearer than `gaps[index]` bytes are one range."""
+
+    def __init__(
+        self, patterns: Sequence[bytes], gaps: Sequence[int], cache_dir: Path | None = None
+    ) -> None:
+        """Raises ScanError if hyperscan refuses a pattern."""
+        self._gaps = list(gaps)
+        self._local = threading.local()
+        self._database = _load(list(patterns), cache_dir)
+
+    def ranges(self, text: bytes) -> Ranges:
+        """Where each pattern may end; raises ScanError, never returns a part of the answer."""
+        found: Ranges = {}
+        gaps = self._gaps
+        budget = MAX_EVENTS
+
+        def report(index: int, _start: int, end: int, _flags: int, _context: object) -> bool | None:
+            nonlocal budget
+            budget -= 1
+            known = found.get(index)
+            if known is None:
+                found[index] = [[end, end]]
+                return None
+            last = known[-1]
+            if end - last[1] <= gaps[index]:
+                if end > last[1]:
+                    last[1] = end
+            else:
+                known.append([end, end])
+            return True if budget < 0 else None
+
+        try:
+            self._database.scan(text, match_event_handler=report, scratch=self._scratch())
+        except (hyperscan.error, MemoryError) as error:
+            reason = "too many candidates" if budget < 0 else type(error).__name__
+            raise ScanError(f"the scan stopped: {reason}") from None
+        return found
+
+    def _scratch(self) -> Any:
+        scratch = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = hyperscan.Scratch(self._database)
+        return scratch
+
+
+def library_version() -> str:
+    """The wheel's version and that of the library inside it."""
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    database.compile(expressions=[b"a"], ids=[0], flags=[0])
+    return f"{metadata.version('hyperscan')} {database.info()!r}"
+
+
+def _load(patterns: list[bytes], cache_dir: Path | None) -> Any:
+    if cache_dir is None:
+        return _compile(patterns)
+    name = hashlib.sha256(library_version().encode() + b"\0" + b"\0".join(patterns)).hexdigest()
+    path = cache_dir / f"rules-{name[:32]}.hsdb"
+    database = _read_cache(path)
+    if database is None:
+        database = _compile(patterns)
+        _write_cache(path, hyperscan.dumpb(database))
+    return database
+
+
+def _compile(patterns: list[bytes]) -> Any:
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    try:
+        database.compile(
+            expressions=patterns, ids=list(range(len(patterns))), flags=[0] * len(patterns)
+        )
+    except hyperscan.error as error:
+        raise ScanError(f"the rules do not compile: {error}", "check your rule packs") from None
+    return database
+
+
+def _read_cache(path: Path) -> Any:
+    """hyperscan loads a damaged database without complaint, hence the checksum before it."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+        return None
+    try:
+        return hyperscan.loadb(stored[32:], mode=hyperscan.HS_MODE_BLOCK)
+    except hyperscan.error:
+        return None
+
+
+def _write_cache(path: Path, database: bytes) -> None:
+    """The cache only saves time, so a folder that takes no file is no error."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".rules-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(database).digest() + database)
+        os.replace(temporary, path)
+    except OSError:
+        return

@@ -1,0 +1,103 @@
+"""The redactor: what the rest of the vfs uses of redaction.
+
+One for each workspace, safe from any thread. Every byte of a source passes through `snapshot` or
+`reader` before an agent sees it; both mask with the same rules and key, and `restore` undoes it.
+"""
+
+from dataclasses import dataclass
+
+from vfs.redaction.engine import PROFILES, Engine
+from vfs.redaction.placeholders import Masker
+from vfs.redaction.restore import Known, Mode, Restoration, restore
+from vfs.redaction.spans import Finding
+from vfs.redaction.stream import BLOCK, MaskedReader, ReadAt
+
+SNAPSHOT_MAX = BLOCK
+"""Bytes. Files up to this size are served from one masked snapshot, larger ones by blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Masked bytes and where they were masked; holds no original."""
+
+    data: bytes
+    findings: tuple[Finding, ...]
+
+
+class PlainReader:
+    """The reader of profile `none`: the source's bytes as they are."""
+
+    def __init__(self, read: ReadAt, size: int) -> None:
+        self._read = read
+        self.size = size
+        self.findings_count = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """As `MaskedReader.read`, without masking; raises OSError."""
+        return self._read(offset, max(0, min(size, self.size - offset)))
+
+    def ready(self, offset: int, size: int) -> bool:
+        """Nothing has to be scanned."""
+        return True
+
+    def findings_in(self, start: int, end: int) -> list[Finding]:
+        """Nothing is looked for, so nothing is found."""
+        return []
+
+
+class Redactor:
+    """Masks and restores with one engine and one key."""
+
+    def __init__(self, engine: Engine, masker: Masker) -> None:
+        self.engine = engine
+        self.masker = masker
+
+    @property
+    def version(self) -> str:
+        """Changes with the rules and the engine: part of the key of whatever caches findings."""
+        return self.engine.version
+
+    def snapshot(self, data: bytes, profile: str = "secrets") -> Snapshot:
+        """Masks `data` as a whole; raises ScanError, KeyError for an unknown profile."""
+        if profile == "none":
+            return Snapshot(data, ())
+        findings = self.findings(data, profile)
+        return Snapshot(self.masker.mask(data, findings), tuple(findings))
+
+    def reader(
+        self, read: ReadAt, size: int, profile: str = "secrets"
+    ) -> MaskedReader | PlainReader:
+        """Masked reads of a source of `size` bytes; raises KeyError for an unknown profile."""
+        if profile == "none":
+            return PlainReader(read, size)
+        if profile not in PROFILES:
+            raise KeyError(profile)
+        return MaskedReader(read, size, self.engine, self.masker, profile)
+
+    def findings(self, data: bytes, profile: str = "secrets") -> list[Finding]:
+        """The findings in a whole file, as the path that serves files of its size has them.
+
+        Raises ScanError.
+        """
+        if profile == "none":
+            return []
+        if len(data) <= SNAPSHOT_MAX:
+            return self.engine.find(data, profile, live=self.masker.live_spans)
+        reader = MaskedReader(
+            lambda offset, size: data[offset : offset + size],
+            len(data), self.engine, self.masker, profile,
+        )  # fmt: skip
+        return reader.findings_in(0, len(data))
+
+    def restore(
+        self,
+        staged: bytes,
+        base: bytes,
+        profile: str = "secrets",
+        *,
+        mode: Mode = "ask",
+        known: Known | None = None,
+    ) -> Restoration:
+        """Scans `base` again and puts its secrets back into `staged`; see `restore.restore`."""
+        findings = self.findings(base, profile)
+        return restore(staged, base, findings, self.masker, mode=mode, known=known)
