@@ -33,6 +33,9 @@ _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
 """Nanoseconds that mean "now" and "as it is" (utimensat(2))."""
 
+_AGAIN = 0.5
+"""Seconds between requests that tell the loop to end; nearly always the first is enough."""
+
 _PATIENCE = 10.0
 """Seconds that `close` gives the loop to end. Only a request that never ends takes longer."""
 
@@ -149,13 +152,16 @@ class ShimMount:
 
     def _end(self) -> None:
         """Make the library's loop end, by a request of our own that tells it so."""
-        with contextlib.suppress(OSError):
-            os.stat(self._mountpoint)
-        if not self._told.is_set() and not self._ended.is_set():
-            # Detached or covered, so that no request of ours arrives; any other is answered as
-            # above, and the loop ends with it or with the last open file.
-            log.warning("the mount at %s is out of reach", self._mountpoint)
-            self._ended.set()
+        while not self._ended.is_set():
+            with contextlib.suppress(OSError):
+                os.stat(self._mountpoint)
+            if not self._told.is_set() and not self._ended.is_set():
+                # Detached or covered, so that no request of ours arrives; any other is answered
+                # as above, and the loop ends with it or with the last open file.
+                log.warning("the mount at %s is out of reach", self._mountpoint)
+                self._ended.set()
+            # A libfuse worker that is one too many goes without a word of what it was told.
+            self._ended.wait(_AGAIN)
 
     # -- the interface ---------------------------------------------------------------------
 

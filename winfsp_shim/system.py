@@ -99,7 +99,7 @@ LINUX = System(
         "fsname": "grantfs",
         "subtype": "grantfs",
         "max_threads": _THREADS,
-        "max_idle_threads": 8,
+        "max_idle_threads": _THREADS,
     },
 )
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from gateway.authority.keystore_warning import FILE_WARNING
 from gateway.errors import GrantfsError
 
 _SERVICE = "grantfs"
@@ -165,9 +166,4 @@ def remove(folder: Path, identity: str, store: str) -> None:
 
 def warning(store: str) -> str | None:
     """What to tell the user each time where the secret is not in a keyring."""
-    if store != FILE:
-        return None
-    return (
-        "no OS keyring here: the workspace's key is a file that only you can read;"
-        " whoever copies your files can read placeholders' originals and forge grants"
-    )
+    return FILE_WARNING if store == FILE else None

@@ -67,6 +67,14 @@ def own_folders(places: Places) -> list[Path]:
     return [places.state, places.runtime, places.config, places.user_policy]
 
 
+def managed_folders(places: Places) -> list[ManagedFolder]:
+    """Folders of managed policy: the system's is root's alone, the one under GRANTFS_HOME may be
+    the user's own as well."""
+    system, *own = places.managed_policy
+    owners = frozenset({0, os.getuid()})
+    return [ManagedFolder(system), *(ManagedFolder(one, owners, ancestors=False) for one in own)]
+
+
 class Workspace:
     """One workspace, opened. `mount` is set by the process before anything is served."""
 
@@ -82,14 +90,9 @@ class Workspace:
         if warning := keystore.warning(chosen.key_store):
             self.warnings.append(warning)
         self.log = AuditLog(folder, self.keys.signing.sign, create=new)
-        owners = frozenset({0, os.getuid()})
-        managed = [
-            ManagedFolder(path) if index == 0 else ManagedFolder(path, owners, ancestors=False)
-            for index, path in enumerate(places.managed_policy)
-        ]
         protected = [os.fsencode(os.path.realpath(path)) for path in own_folders(places)]
         self.policies = PolicySet(
-            managed, places.user_policy, folder / "policy.json", protected=protected
+            managed_folders(places), places.user_policy, folder / "policy.json", protected=protected
         )
         self.grants = GrantStore(folder / "grants.db", self.keys, chosen.id)
         self.gate = WorkspaceGate(self.grants, self.policies, self.log)

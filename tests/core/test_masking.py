@@ -108,6 +108,17 @@ def test_the_first_replacement_keeps_the_masked_base(
     assert len(os.listdir(workspace.state / "bodies")) == 2
 
 
+def test_truncating_at_open_copies_nothing_into_the_body(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace.source / "file").write_bytes(text(100))
+    agent = workspace.start().agent
+    copies = []
+    monkeypatch.setattr("vfs.copyup.copy_contents", lambda *fds: copies.append(fds))
+    agent.write("proj/file", b"")
+    assert not copies
+
+
 def test_reading_copies_nothing(workspace: Workspace) -> None:
     (workspace.source / "file").write_bytes(text(100))
     agent = workspace.start().agent

@@ -336,25 +336,26 @@ def test_names_are_bytes(workspace: Workspace, agent: Agent, name: bytes) -> Non
     assert workspace.agent.read(b"proj/" + name) == b"host and agent"
 
 
-def test_names_that_are_too_long_are_refused(workspace: Workspace, agent: Agent) -> None:
+@pytest.mark.parametrize("folder", [b"proj", b"proj/d", b"proj/new"])
+def test_names_that_are_too_long_are_refused(
+    workspace: Workspace, agent: Agent, folder: bytes
+) -> None:
     long = b"x" * 256
     agent.mkdir("proj/new")
-    for folder in (b"proj", b"proj/d", b"proj/new"):
-        path = folder + b"/" + long
-        parent = agent.ino(folder)
-        fs, caller = workspace.fs, agent.caller
-        for call in (
-            lambda path=path: agent.lstat(path),
-            lambda path=path: agent.write(path, b""),
-            lambda parent=parent: fs.create(parent, long, 0o644, 0, caller),
-            lambda parent=parent: fs.mkdir(parent, long, 0o755, caller),
-            lambda parent=parent: fs.unlink(parent, long, caller),
-            lambda parent=parent: fs.rmdir(parent, long, caller),
-            lambda parent=parent: fs.rename(agent.ino("proj"), b"file", parent, long, 0, caller),
-        ):
-            with pytest.raises(OSError) as caught:
-                call()
-            assert caught.value.errno == errno.ENAMETOOLONG
+    fs, caller = workspace.fs, agent.caller
+    parent, top = agent.ino(folder), agent.ino("proj")
+    for call in (
+        lambda: agent.lstat(folder + b"/" + long),
+        lambda: agent.write(folder + b"/" + long, b""),
+        lambda: fs.create(parent, long, 0o644, 0, caller),
+        lambda: fs.mkdir(parent, long, 0o755, caller),
+        lambda: fs.unlink(parent, long, caller),
+        lambda: fs.rmdir(parent, long, caller),
+        lambda: fs.rename(top, b"file", parent, long, 0, caller),
+    ):
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == errno.ENAMETOOLONG
     with pytest.raises(OSError) as caught:
         agent.symlink(b"t" * 4096, "proj/sym")
     assert caught.value.errno == errno.ENAMETOOLONG

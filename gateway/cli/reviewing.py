@@ -1,0 +1,197 @@
+"""`status`, `diff`, `commit`, `discard`, `log`, `show`: what the agent changed, and what of it
+lands."""
+
+import sys
+from typing import Any
+
+import click
+
+from gateway.cli.context import State, all_forms, confirm, page, pass_state, printable, shared, tell
+from gateway.errors import EXIT_CONFLICT, EXIT_FAILED, UsageError
+
+_MARKS = {
+    "added": "A", "modified": "M", "deleted": "D", "renamed": "R", "mode": "m", "symlink": "L",
+}  # fmt: skip
+
+
+def _line(change: dict[str, Any]) -> str:
+    name = printable(change["path"])
+    if change["from"] is not None:
+        name = f"{printable(change['from'])} -> {name}"
+    counts = "binary" if change["binary"] else f"+{change['added']} -{change['removed']}"
+    words = [f"{_MARKS[change['kind']]} {name}", counts]
+    if change["placeholders"]:
+        words.append(f"{change['placeholders']} secret(s) to put back")
+    if change["flags"]:
+        words.append("[" + ", ".join(change["flags"]) + "]")
+    if change["conflict"]:
+        words.append("CONFLICT: the source changed")
+    return "  ".join(words)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@shared
+@pass_state
+def status(state: State, paths: tuple[str, ...]) -> None:
+    """Show staged changes."""
+    found = state.ask("status", paths=all_forms(paths))
+
+    def text() -> str:
+        if not found["changes"]:
+            return "nothing is staged"
+        return "\n".join(_line(change) for change in found["changes"])
+
+    state.show(found, text)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--stat", "stat_", is_flag=True, help="A summary, as git diff --stat.")
+@click.option("--name-only", is_flag=True, help="Names alone.")
+@click.option("--binary", is_flag=True, help="Binary files as patches too.")
+@shared
+@pass_state
+def diff(state: State, paths: tuple[str, ...], stat_: bool, name_only: bool, binary: bool) -> None:
+    """Show staged changes as a diff that `git apply` takes; what is masked stays masked."""
+    found = state.ask("diff", paths=all_forms(paths), binary=binary)
+    if state.json:
+        state.show(found["files"], str)
+    elif name_only:
+        for one in found["stat"]:
+            click.echo(printable(one["path"]))
+    elif stat_:
+        from gateway.review.show import diffstat
+
+        rows = [
+            (one["path"].encode("utf-8", "surrogateescape"), one["added"], one["removed"],
+             one["binary"])
+            for one in found["stat"]
+        ]  # fmt: skip
+        click.echo(diffstat(rows), nl=False)
+    else:
+        _show_patch(state, found["patch"].encode("latin-1"))
+
+
+def _show_patch(state: State, patch: bytes) -> None:
+    """A patch as it is for programs; escaped, coloured and paged for people."""
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(patch)
+        sys.stdout.buffer.flush()
+        return
+    from gateway.review.show import escape_terminal
+
+    lines = escape_terminal(patch).split("\n")
+    page("\n".join(_colour(line) for line in lines) if state.color else "\n".join(lines))
+
+
+def _colour(line: str) -> str:
+    if line.startswith("@@"):
+        return click.style(line, fg="cyan")
+    if line.startswith("+") and not line.startswith("+++"):
+        return click.style(line, fg="green")
+    if line.startswith("-") and not line.startswith("---"):
+        return click.style(line, fg="red")
+    if line.startswith(("diff ", "+++", "---", "new ", "deleted ", "rename ", "old ")):
+        return click.style(line, bold=True)
+    return line
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-m", "message", default="", metavar="MSG", help="What the commit is for.")
+@click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--digest", metavar="D", help="Only if the stage is what `status` gave this for.")
+@click.option(
+    "--placeholders",
+    type=click.Choice(["restore", "keep"]),
+    help="Decide for cut, forged or carried placeholders in the PATHs named.",
+)
+@shared
+@pass_state
+def commit(
+    state: State,
+    paths: tuple[str, ...],
+    message: str,
+    yes: bool,
+    digest: str | None,
+    placeholders: str | None,
+) -> int:
+    """Put staged changes into the sources, masked secrets put back."""  # fmt: skip
+    if placeholders and not paths:
+        raise UsageError("--placeholders decides for the paths that you name: name them")
+    wanted = all_forms(paths)
+    if not yes:
+        found = state.ask("status", paths=wanted)
+        if not found["changes"]:
+            tell("nothing is staged")
+        for change in found["changes"]:
+            click.echo(_line(change), err=True)
+        confirm("Commit this?", yes)
+        digest = digest or (found["digest"] if not paths else None)
+    done = state.ask(
+        "commit",
+        paths=wanted,
+        message=message,
+        digest=digest,
+        placeholders=placeholders or "ask",
+    )
+    reasons = done.pop("reasons", {})
+    for path, why in reasons.items():
+        tell(f"{printable(path)} stays staged: {why}")
+
+    def text() -> str:
+        if done["commit"] is None:
+            return "nothing was committed"
+        lines = [f"committed {done['commit']}: {len(done['applied'])} change(s)"]
+        if done["remaining"]:
+            lines.append(f"{len(done['remaining'])} change(s) stay staged")
+        return "\n".join(lines)
+
+    state.show(done, text)
+    if done["conflicts"] or done["undecided"]:
+        return EXIT_CONFLICT
+    return EXIT_FAILED if done.get("failed") else 0
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
+@shared
+@pass_state
+def discard(state: State, paths: tuple[str, ...], yes: bool) -> None:
+    """Drop staged changes: the agent sees the sources again."""
+    confirm("Drop these staged changes?" if paths else "Drop all staged changes?", yes)
+    dropped = state.ask("discard", paths=all_forms(paths))
+    state.show(dropped, lambda: f"dropped {len(dropped['discarded'])} change(s)")
+
+
+@click.command()
+@shared
+@pass_state
+def log(state: State) -> None:
+    """List commits, newest first."""
+    found = state.ask("log")
+
+    def line(one: dict[str, Any]) -> str:
+        message = printable(one["message"])
+        return f"{one['commit']}  {one['at']}  {len(one['paths'])} file(s)  {message}"
+
+    state.show(found, lambda: "\n".join(map(line, found)) or "no commits yet")
+
+
+@click.command()
+@click.argument("commit_id", metavar="COMMIT")
+@shared
+@pass_state
+def show(state: State, commit_id: str) -> None:
+    """Show a commit as a diff, in masked form."""
+    found = state.ask("show", commit=commit_id)
+    patch = found.pop("patch").encode("latin-1")
+    if state.json:
+        state.show(found["files"], str)
+        return
+    click.echo(f"commit {found['commit']}\nDate: {found['at']}\n\n    "
+               f"{printable(found['message'])}\n")  # fmt: skip
+    sys.stdout.flush()
+    _show_patch(state, patch)
