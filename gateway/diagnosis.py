@@ -47,11 +47,11 @@ def _fusermount() -> dict[str, Any]:
 
 def _pyfuse3() -> dict[str, Any]:
     try:
-        import pyfuse3
+        import vfs.fuse as adapter
     except ImportError as error:
         fix = "sudo apt-get install libfuse3-dev pkg-config gcc && pip install pyfuse3"
         return _check("pyfuse3", False, str(error), fix, required=True)
-    return _check("pyfuse3", True, pyfuse3.__version__, required=True)
+    return _check("pyfuse3", True, adapter.LIBRARY, required=True)
 
 
 def _scanner() -> dict[str, Any]:

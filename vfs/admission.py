@@ -46,14 +46,29 @@ class Admission:
             number = errno.EROFS if need is Access.WRITE else errno.EACCES
             self._refused(node, mount_path, caller, action, "no grant for it")
             raise os_error(number)
-        # A read takes bytes from where the file came from, whatever the agent has renamed it to.
-        path = node.origin if action == "read" and node.origin is not None else place
-        host_path = projection.source.host_path(path)
-        if self._gate.hidden(host_path):
-            self._refused(node, mount_path, caller, action, "hidden by policy")
-            raise os_error(errno.EACCES)
-        verdict = self._gate.decide(Request(projection.id, action, host_path, mount_path, caller))
-        if not verdict.allowed:
+        # Where the file came from counts as well as where it stands: a rename, of it or of a
+        # folder above it, sheds no rule.
+        paths = {place}
+        if name is None and node.origin is not None:
+            paths.add(node.origin)
+        for path in paths:
+            host_path = projection.source.host_path(path)
+            if self._gate.hidden(projection.id, host_path):
+                self._refused(node, mount_path, caller, action, "hidden by policy")
+                raise os_error(errno.EACCES)
+            request = Request(projection.id, action, host_path, mount_path, caller)
+            if not self._gate.decide(request).allowed:
+                raise os_error(errno.EACCES)
+
+    def follow(self, node: Node, target: bytes, caller: Caller) -> None:
+        """Admit reading the target of a source's own symlink.
+
+        Raises OSError(EACCES) where it leads out of the projection: what is there was not
+        granted, and its name is not the agent's to know.
+        """
+        self.look(node)
+        if names.leaves(node.origin if node.origin is not None else node.place, target):
+            self._refused(node, node.mount_path, caller, "read", "link leaves the grant")
             raise os_error(errno.EACCES)
 
     def held(self, node: Node, epoch: int, need: Access) -> None:

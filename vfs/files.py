@@ -87,7 +87,9 @@ class Files:
 
     def content(self, node: Node) -> SourceContent:
         """The source's present version of a node's content. Raises OSError as open does."""
-        profile = self._gate.profile(node.projection.id)
+        came_from = node.origin if node.origin is not None else node.place
+        host_path = node.projection.source.host_path(came_from)
+        profile = self._gate.profile(node.projection.id, host_path)
         key = f"{profile}:{self._redactor.version}"
         held = node.content
         if held is not None and held.fresh(key):

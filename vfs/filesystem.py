@@ -223,8 +223,8 @@ class Filesystem:
             self.changes.set(node, change, caller)
         return self.union.attributes(node)
 
-    def readlink(self, ino: int) -> bytes:
-        """Target of a symlink."""
+    def readlink(self, ino: int, caller: Caller) -> bytes:
+        """Target of a symlink; EACCES for one of the source's that leads out of the grant."""
         node = self._projected(ino)
         self.admission.look(node)
         inode = self.union.staged(node)
@@ -232,7 +232,9 @@ class Filesystem:
             return inode.target
         if node.kind != stat.S_IFLNK or node.origin is None:
             raise os_error(errno.EINVAL)
-        return node.projection.source.readlink(node.origin)
+        target = node.projection.source.readlink(node.origin)
+        self.admission.follow(node, target, caller)
+        return target
 
     # -- changing names --------------------------------------------------------------------
 

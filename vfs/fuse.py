@@ -35,6 +35,9 @@ from vfs.filesystem import CACHE_SECONDS, Filesystem
 
 log = logging.getLogger(__name__)
 
+LIBRARY = f"pyfuse3 {pyfuse3.__version__}"
+"""What serves the mount, for people."""
+
 T = TypeVar("T")
 
 _WORKERS = 8
@@ -143,7 +146,7 @@ class FuseAdapter(pyfuse3.Operations):
         return _entry(await self._run(self._fs.symlink, parent_inode, name, target, _caller(ctx)))
 
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return await self._run(self._fs.readlink, inode)
+        return await self._run(self._fs.readlink, inode, _caller(ctx))
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext

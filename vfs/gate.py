@@ -55,10 +55,10 @@ class Gate(Protocol):
     def access(self, projection: int) -> Access:
         """What the live grants of a projection allow at this instant (NONE: none is live)."""
 
-    def profile(self, projection: int) -> str:
-        """Redaction profile under which a projection's files are served."""
+    def profile(self, projection: int, host_path: bytes) -> str:
+        """Redaction profile under which a file of a projection is served."""
 
-    def hidden(self, host_path: bytes) -> bool:
+    def hidden(self, projection: int, host_path: bytes) -> bool:
         """True if policy hides this path from every listing and look-up."""
 
     def decide(self, request: Request) -> Verdict:

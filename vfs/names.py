@@ -35,6 +35,21 @@ def within(path: bytes, folder: bytes) -> bool:
     return not folder or path == folder or path.startswith(folder + b"/")
 
 
+def leaves(link: bytes, target: bytes) -> bool:
+    """True if a symlink at path *link* of a tree leads out of that tree, by its text alone."""
+    if target.startswith(b"/"):
+        return True
+    depth = link.count(b"/")
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif part not in (b"", b"."):
+            depth += 1
+    return False
+
+
 def rebase(path: bytes, old: bytes, new: bytes) -> bytes:
     """Move *path*, which is within *old*, to the same place within *new*."""
     rest = path[len(old) :].lstrip(b"/") if old else path

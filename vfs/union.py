@@ -58,7 +58,7 @@ class Union:
 
     def hidden(self, projection: Projection, path: bytes) -> bool:
         """True if policy hides this path of the source."""
-        return self._gate.hidden(projection.source.host_path(path))
+        return self._gate.hidden(projection.id, projection.source.host_path(path))
 
     def beneath(self, parent: Node, name: bytes) -> Stat | None:
         """What the folder's source has at *name*, shown or not; None if nothing or hidden."""

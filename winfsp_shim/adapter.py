@@ -177,7 +177,8 @@ class Adapter:
         self._make(path, link)
 
     def readlink(self, path: str) -> str:
-        return decode(self._run(lambda: self._fs.readlink(self._node(path))))
+        caller = self._caller()
+        return decode(self._run(lambda: self._fs.readlink(self._node(path), caller)))
 
     def unlink(self, path: str) -> None:
         caller = self._caller()

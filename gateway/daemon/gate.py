@@ -42,6 +42,19 @@ def executable(pid: int) -> str | None:
         return None
 
 
+def strictest(profiles: set[str]) -> str:
+    """The profile that masks all that any of *profiles* does; one that is unknown counts as the
+    strictest. Rules name unions as `pii+secrets`."""
+    classes = {part for profile in profiles for part in profile.split("+")}
+    if classes and classes <= {"none"}:
+        return "none"
+    if classes and classes <= {"none", "secrets"}:
+        return "secrets"
+    if classes and classes <= {"none", "secrets", "pii"}:
+        return "secrets+pii"
+    return "strict"
+
+
 class WorkspaceGate:
     """Implements `vfs.gate.Gate` over one workspace's grants, policy and log."""
 
@@ -96,20 +109,26 @@ class WorkspaceGate:
                     allowed |= term.access
         return allowed
 
-    def profile(self, projection: int) -> str:
-        """The strictest redaction profile among the live grants."""
+    def profile(self, projection: int, host_path: bytes) -> str:
+        """The strictest redaction profile that a live grant or a rule on the path asks for."""
         profiles = {term.profile for term in self._terms.get(projection, ())}
-        for profile in ("strict", "secrets+pii", "secrets", "none"):
-            if profile in profiles:
-                return profile
-        return "strict"
+        subject = self._subjects.get(projection)
+        rule = self.engine.decide(Query("read", host_path, subject=subject), granted=True).redact
+        if rule is not None:
+            profiles.add(rule)
+        return strictest(profiles)
 
-    def hidden(self, host_path: bytes) -> bool:
-        """True if policy hides the path."""
-        return self.engine.hidden(host_path)
+    def hidden(self, projection: int, host_path: bytes) -> bool:
+        """True if policy hides the path from the projection's subject."""
+        return self.engine.hidden(host_path, self._subjects.get(projection))
 
     def decide(self, request: Request) -> Verdict:
-        """Apply policy to an access that grants allow; `ask` is refused until consent exists."""
+        """Apply policy to an access that grants allow; `ask` is refused until consent exists.
+
+        While the log cannot be written nothing is opened or changed: it would be off the record.
+        """
+        if self._log.failed is not None:
+            return _REFUSED
         decision = self.engine.decide(
             Query(
                 request.action,  # type: ignore[arg-type]

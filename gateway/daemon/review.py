@@ -139,7 +139,8 @@ class Reviewer:
     def open_sides(self, change: Change) -> Sides:
         """Open what a change is about. The caller closes it."""
         projection = change.projection
-        profile = self._fs.gate.profile(projection.id)
+        host_path = projection.source.host_path(change.old_place or change.place)
+        profile = self._fs.gate.profile(projection.id, host_path)
         sides = Sides(change, profile, None, None, None, 0)
         try:
             sides.old = self._old(change)

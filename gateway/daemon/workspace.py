@@ -161,20 +161,38 @@ class Workspace:
         a granted host path, a relative one is taken from the mount's root. Raises NotFoundError.
         """
         mountpoint = os.fsencode(self.settings.mountpoint)
+        found: list[tuple[Projection, bytes]] = []
         for path in candidates:
-            if path.startswith(b"/"):
-                if path != mountpoint and names.within(path, mountpoint):
-                    found = self._by_mount_path(path[len(mountpoint) + 1 :])
-                else:
-                    found = self._by_host_path(path)
+            if not path.startswith(b"/"):
+                one = self._by_mount_path(path.strip(b"/"))
+            elif path != mountpoint and names.within(path, mountpoint):
+                one = self._by_mount_path(path[len(mountpoint) + 1 :])
             else:
-                found = self._by_mount_path(path.strip(b"/"))
-            if found is not None:
-                return found
+                one = self._by_host_path(path)
+            if one is not None:
+                found.append(one)
+        # From within a source `proj/a` may be read in two ways: what is there decides.
+        for projection, place in found:
+            if self._is_there(projection, place):
+                return projection, place
+        if found:
+            return found[0]
         raise NotFoundError(
             f"{show_name(candidates[-1])} is in no granted folder of workspace"
             f" {self.settings.name!r}: `grantfs grants` lists them"
         )
+
+    def _is_there(self, projection: Projection, place: bytes) -> bool:
+        """True if the source or the mount has something at *place*."""
+        try:
+            if projection.source.exists(place):
+                return True
+            node = self.fs.union.root(projection)
+            for name in place.split(b"/") if place else ():
+                node = self.fs.union.child(node, name)
+        except OSError:
+            return False
+        return True
 
     def _by_mount_path(self, path: bytes) -> tuple[Projection, bytes] | None:
         name, _, place = path.partition(b"/")

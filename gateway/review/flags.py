@@ -7,6 +7,8 @@ ones, and the flag says so by being a flag and no promise.
 import stat
 from fnmatch import fnmatchcase
 
+from vfs.names import leaves
+
 _RUNS_LATER = (
     ".git/hooks/*", ".git/config", ".git/info/attributes", ".githooks/*", ".husky/*",
     ".github/workflows/*", ".gitlab-ci.yml", ".circleci/*", "Jenkinsfile",
@@ -43,21 +45,6 @@ def runs_later(path: str) -> bool:
     return False
 
 
-def leaves(path: str, target: str) -> bool:
-    """True if a link at *path* (relative to its grant) leads out of the grant by its text."""
-    if target.startswith("/"):
-        return True
-    depth = path.count("/")
-    for part in target.split("/"):
-        if part == "..":
-            depth -= 1
-            if depth < 0:
-                return True
-        elif part not in ("", "."):
-            depth += 1
-    return False
-
-
 def hides_text(old: bytes | None, new: bytes | None) -> bool:
     """True if invisible or bidirectional characters came in with the change."""
     if new is None:
@@ -83,7 +70,7 @@ def flags_for(
         found.append("deleted")
     elif stat.S_ISLNK(new_mode):
         found.append("symlink")
-        if leaves(place, (new or b"").decode(errors="replace")):
+        if leaves(place.encode("utf-8", "surrogateescape"), new or b""):
             found.append("leaves-grant")
     elif stat.S_ISREG(new_mode):
         if new_mode & 0o111 and not (old_mode or 0) & 0o111:

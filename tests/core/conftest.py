@@ -33,10 +33,10 @@ class StubGate:
     def access(self, projection: int) -> Access:
         return self.allowed
 
-    def profile(self, projection: int) -> str:
+    def profile(self, projection: int, host_path: bytes) -> str:
         return "secrets"
 
-    def hidden(self, host_path: bytes) -> bool:
+    def hidden(self, projection: int, host_path: bytes) -> bool:
         return self.hide(host_path)
 
     def decide(self, request: Request) -> Verdict:

@@ -148,7 +148,7 @@ class Agent:
             self.fs.releasedir(fh)
 
     def readlink(self, path: Path) -> bytes:
-        return finish(lambda: self.fs.readlink(self.ino(path)))
+        return finish(lambda: self.fs.readlink(self.ino(path), self.caller))
 
     # -- files -----------------------------------------------------------------------------
 

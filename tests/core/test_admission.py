@@ -54,7 +54,7 @@ LOOKS: dict[str, Call] = {
     "find": lambda s: s.fs.find(s.top, b"file"),
     "attributes": lambda s: s.fs.attributes(s.fs.node(s.file)),
     "getattr": lambda s: s.fs.getattr(s.file),
-    "readlink": lambda s: s.fs.readlink(s.link),
+    "readlink": lambda s: s.fs.readlink(s.link, s.caller),
     "opendir": lambda s: s.fs.opendir(s.top, s.caller),
     "readdir": lambda s: list(s.fs.readdir(s.folder, 0)),
     "readdir, later": lambda s: list(s.fs.readdir(s.folder, 1)),

@@ -109,7 +109,7 @@ def test_symlinked_leaf_is_shown_as_a_link_and_never_opened(
 ) -> None:
     (workspace.source / "link").symlink_to(outside / "file")
     agent = workspace.start().agent
-    assert agent.readlink("proj/link") == os.fsencode(outside / "file")
+    assert number_of(lambda: agent.readlink("proj/link")) == errno.EACCES
     ino = agent.ino("proj/link")
     assert number_of(lambda: workspace.fs.open(ino, os.O_RDONLY, agent.caller)) == errno.ELOOP
 
@@ -371,3 +371,34 @@ def test_stat_of_a_name_never_follows(tmp_path: Path) -> None:
         assert stat_at(folder, b"link").kind == stat.S_IFLNK
     finally:
         os.close(folder)
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "refused"),
+    [
+        (b"link", b"file", False),
+        (b"d/link", b"../file", False),
+        (b"d/link", b"../d/../file", False),
+        (b"link", b"../source/file", True),
+        (b"d/link", b"../../x", True),
+        (b"link", b"/etc/passwd", True),
+        (b"link", b"d/../../x", True),
+    ],
+)
+def test_a_link_of_the_source_that_leaves_the_grant_is_refused_on_read(
+    workspace: Workspace, link: bytes, target: bytes, refused: bool
+) -> None:
+    (workspace.source / "d").mkdir(exist_ok=True)
+    os.symlink(target, os.fsencode(workspace.source) + b"/" + link)
+    agent = workspace.start().agent
+    path = b"proj/" + link
+    if refused:
+        assert number_of(lambda: agent.readlink(path)) == errno.EACCES
+    else:
+        assert agent.readlink(path) == target
+
+
+def test_a_link_that_the_agent_made_reads_as_it_was_written(workspace: Workspace) -> None:
+    agent = workspace.start().agent
+    agent.symlink(b"/etc/passwd", "proj/mine")
+    assert agent.readlink("proj/mine") == b"/etc/passwd"
