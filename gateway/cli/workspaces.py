@@ -286,7 +286,8 @@ def _wait_for_end(pid: int, seconds: float) -> bool:
 
 
 def _clean_up_dead(places: Places, name: str, mountpoint: str) -> None:
-    from gateway.daemon.process import lock, unmount_stale
+    from gateway.daemon.mounting import unmount_stale
+    from gateway.daemon.state import lock
 
     fd = lock(places.workspace(name))
     try:
@@ -404,7 +405,7 @@ def rm(state: State, name: str, yes: bool) -> None:
                 " delete them too"
             )
         confirm(f"{name} holds {staged} staged changes. Delete them too?", yes)
-    from gateway.daemon.removal import remove_workspace
+    from gateway.daemon.state import remove_workspace
 
     remove_workspace(state.places, name)
     state.show({"removed": name}, lambda: f"{name} is gone")

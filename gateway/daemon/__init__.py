@@ -1,5 +1,7 @@
 """The daemon: one process a workspace, which serves the mount and the control socket.
 
-`process` starts and hardens it, `workspace` holds its parts together, `gate` answers the vfs,
-`kernel` drops what the kernel has cached, `review` and `commits` work for the user's review.
+`process` starts, hardens and ends it; `state` makes, locks and deletes a state folder; `mounting`
+and `kernel` deal with the kernel; `workspace` holds the parts together and keeps its grants,
+`sources` judges what may be granted, `gate` answers the vfs; `handlers` answer control requests,
+`review`, `commit`, `apply` and `commits` those of the user's review.
 """

@@ -6,17 +6,12 @@ it serves (or with the reason why it cannot), and then owns neither.
 """
 
 import ctypes
-import errno
-import fcntl
 import json
 import logging
 import os
 import resource
-import secrets
 import shutil
 import signal
-import stat
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -25,16 +20,17 @@ from typing import Any
 
 import trio
 
-from gateway import clock, settings
+from gateway import settings
 from gateway.audit.events import Event
 from gateway.authority import keys as keystore
 from gateway.control import messages, server
 from gateway.daemon import agent_files, kernel, sources
 from gateway.daemon.handlers import Handlers
+from gateway.daemon.mounting import check_fuse, make_mount, prepare_mountpoint, unmount_stale
+from gateway.daemon.state import create_state, lock, with_start
 from gateway.daemon.workspace import Workspace
-from gateway.errors import GrantfsError, UsageError
+from gateway.errors import GrantfsError
 from gateway.places import Places, make_private
-from gateway.settings import Settings
 from policies.parse import PolicyError
 from vfs.redaction import RuleError, ScanError
 
@@ -42,7 +38,6 @@ log = logging.getLogger(__name__)
 
 LOG_NAME = "daemon.log"
 _PR_SET_DUMPABLE = 4
-_MNT_DETACH = 2
 
 
 def harden() -> None:
@@ -55,147 +50,6 @@ def harden() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o077)
     os.chdir("/")
-
-
-# -- before anything is served -------------------------------------------------------------
-
-
-def _create(folder: Path, start: messages.StartUp, places: Places) -> Settings:
-    """Make a new workspace's state, whole or not at all."""
-    folder.mkdir(mode=0o700)
-    try:
-        identity = secrets.token_hex(16)
-        keys = keystore.create(folder, identity)
-        public = keys.signing.public_key().public_bytes_raw().hex()
-        chosen = Settings(
-            id=identity,
-            name=start.name,
-            mountpoint=start.mountpoint or str(places.mounts / start.name),
-            created_at=clock.now(),
-            key_store=keys.store,
-            public_key=public,
-        )
-        chosen.save(folder)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return chosen
-
-
-def _with_start(chosen: Settings, start: messages.StartUp) -> Settings:
-    changes: dict[str, object] = {}
-    if start.mountpoint is not None:
-        changes["mountpoint"] = start.mountpoint
-    if start.adapter is not None:
-        changes["adapter"] = start.adapter
-    if start.agent_user is not None:
-        changes["agent_user"] = start.agent_user
-    if start.ask is not None:
-        changes["ask"] = start.ask
-    if start.ask_timeout is not None:
-        changes["ask_timeout"] = start.ask_timeout
-    return chosen.with_changes(**changes)
-
-
-def lock(folder: Path) -> int:
-    """Take the workspace for this process. Raises GrantfsError if another has it."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise GrantfsError(
-            f"workspace {folder.name!r} is in use by another daemon: wait for it, or stop it with"
-            f" `grantfs down --name {folder.name} --force`"
-        ) from error
-    return fd
-
-
-def unmount_stale(mountpoint: str) -> bool:
-    """Remove the mount that a dead daemon left. The caller holds the workspace's lock."""
-    if os.fsencode(mountpoint) not in sources.grantfs_mounts():
-        return False
-    if os.getuid() == 0:
-        if ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_DETACH):
-            number = ctypes.get_errno()
-            raise GrantfsError(f"cannot unmount the dead {mountpoint}: {os.strerror(number)}")
-        return True
-    command = ["fusermount3", "-u", "-z", "--", mountpoint]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise GrantfsError(
-            f"cannot unmount the dead {mountpoint}: {done.stderr.decode(errors='replace').strip()}"
-        )
-    return True
-
-
-def prepare_mountpoint(mountpoint: str) -> bool:
-    """Make sure that there is an empty folder to mount on; True if it was made here.
-
-    Raises GrantfsError, UsageError.
-    """
-    if not os.path.isabs(mountpoint):
-        raise UsageError(f"the mountpoint {mountpoint} must be an absolute path")
-    path = Path(mountpoint)
-    try:
-        path.mkdir(mode=0o700, parents=True)
-        return True
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise GrantfsError(
-            f"cannot make the mountpoint {mountpoint}: {error.strerror}; name another with --mount"
-        ) from error
-    try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise GrantfsError(
-                f"the mountpoint {mountpoint} is no folder: name another with --mount"
-            )
-        if os.path.ismount(mountpoint):
-            raise GrantfsError(
-                f"the mountpoint {mountpoint} is busy: something is mounted there; unmount it or"
-                " name another with --mount"
-            )
-        if os.listdir(mountpoint):
-            raise GrantfsError(
-                f"the mountpoint {mountpoint} is not empty: empty it or name another with --mount"
-            )
-    except OSError as error:
-        raise GrantfsError(f"cannot use the mountpoint {mountpoint}: {error.strerror}") from error
-    return False
-
-
-def check_fuse(adapter: str) -> None:
-    """Raise GrantfsError, with what to do, where this machine cannot mount."""
-    try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        what = "load it with `modprobe fuse`" if error.errno == errno.ENOENT else "open it to you"
-        raise GrantfsError(
-            f"cannot mount: /dev/fuse: {error.strerror}; {what} (`grantfs doctor` knows more)"
-        ) from error
-    if os.getuid() and shutil.which("fusermount3") is None:
-        raise GrantfsError("cannot mount: fusermount3 is missing; install the package fuse3")
-
-
-def make_mount(workspace: Workspace) -> kernel.Mount:
-    """The mount through the adapter that the workspace asks for. Raises GrantfsError."""
-    chosen = workspace.settings
-    others = chosen.agent_user is not None
-    if chosen.adapter == "mfusepy":
-        from winfsp_shim import ShimUnavailable, load
-
-        try:
-            shim = load()
-        except ShimUnavailable as error:
-            raise GrantfsError(f"cannot mount with mfusepy: {error}") from error
-        return shim(workspace.fs, chosen.mountpoint, allow_other=others)
-    from vfs.fuse import FuseMount
-
-    return FuseMount(workspace.fs, chosen.mountpoint, allow_other=others)
-
-
-# -- serving -------------------------------------------------------------------------------
 
 
 class Daemon:
@@ -331,8 +185,8 @@ def serve(start: messages.StartUp) -> None:
     new = not (folder / settings.FILE_NAME).exists()
     if new and folder.exists():
         raise GrantfsError(f"{folder} is there but holds no workspace: move it away")
-    chosen = _create(folder, start, places) if new else settings.load(folder)
-    chosen = _with_start(chosen, start)
+    chosen = create_state(folder, start, places) if new else settings.load(folder)
+    chosen = with_start(chosen, start)
     made_mountpoint = False
     workspace: Workspace | None = None
     served = False
