@@ -21,10 +21,13 @@ def _files(path: bytes) -> Iterator[bytes]:
                 yield file
 
 
-def scan_path(redactor: Redactor, path: bytes, profile: str = "secrets") -> list[dict[str, Any]]:
+def scan_path(
+    redactor: Redactor, path: bytes, profile: str = "secrets", *, shown_as: bytes | None = None
+) -> list[dict[str, Any]]:
     """Findings in a file, or in every regular file below a folder, links not followed.
 
-    Offsets are bytes; lines count from 1. Raises OSError, ScanError.
+    Offsets are bytes; lines count from 1. Files are named by their own paths, or with *shown_as*
+    in place of *path*. Raises OSError, ScanError.
     """
     found = []
     for file in _files(path):
@@ -37,7 +40,7 @@ def scan_path(redactor: Redactor, path: bytes, profile: str = "secrets") -> list
             counted = finding.start
             found.append(
                 {
-                    "path": show_name(file),
+                    "path": show_name(file if shown_as is None else shown_as + file[len(path) :]),
                     "rule": finding.rule,
                     "kind": finding.kind,
                     "start": finding.start,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,6 +16,7 @@ from gateway.daemon.commit import Committer, diff_json
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.errors import GrantfsError
 from gateway.scanning import scan_path
+from vfs import names
 
 Result = tuple[Any, list[str]]
 
@@ -174,13 +176,11 @@ class Handlers:
         found: list[dict[str, Any]] = []
         for forms in _raw(request.paths):
             projection, place = self._workspace.resolve(forms)
-            found += await trio.to_thread.run_sync(
-                self._scan_place, projection.source.host_path(place)
-            )
+            host_path = projection.source.host_path(place)
+            shown_as = names.join(projection.name, place)
+            work = partial(scan_path, self._workspace.redactor, host_path, shown_as=shown_as)
+            found += await trio.to_thread.run_sync(work)
         return found, []
-
-    def _scan_place(self, host_path: bytes) -> list[dict[str, Any]]:
-        return scan_path(self._workspace.redactor, host_path)
 
     async def _flush(self, _request: messages.FlushAudit) -> Result:
         try:
