@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 import trio
@@ -38,6 +38,10 @@ _AGAIN = 0.5
 
 _PATIENCE = 10.0
 """Seconds that `close` gives the loop to end. Only a request that never ends takes longer."""
+
+
+def _gone() -> OSError:
+    return OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
 
 def _path(path: bytes | None) -> str | None:
@@ -118,6 +122,7 @@ class ShimMount:
         self._ending = threading.Event()
         self._told = threading.Event()
         self._ended = threading.Event()
+        self._waiting: set[Future[Any]] = set()
         self._loop: threading.Thread | None = None
 
     # -- the library's threads -------------------------------------------------------------
@@ -139,16 +144,29 @@ class ShimMount:
             self._ended.set()
 
     def _on_core(self, function: Callable[[], T], /) -> T:
-        if self._ending.is_set():
-            # Only from inside a request can the library be told to end.
-            self._told.set()
-            mfusepy.fuse_exit()
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        token = self._core.result()
+        """Have the core's task run a function, unless the mount ends before it could."""
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(function())
+                except BaseException as error:
+                    answer.set_exception(error)  # for the thread that asked, not for the loop
+
+        self._waiting.add(answer)
         try:
-            return trio.from_thread.run_sync(function, trio_token=token)
-        except (trio.RunFinishedError, trio.Cancelled) as error:
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN)) from error
+            if self._ending.is_set():
+                # Only from inside a request can the library be told to end.
+                self._told.set()
+                mfusepy.fuse_exit()
+                raise _gone()
+            self._core.result().run_sync_soon(run)
+            return answer.result()
+        except (trio.RunFinishedError, CancelledError) as error:
+            raise _gone() from error
+        finally:
+            self._waiting.discard(answer)
 
     def _end(self) -> None:
         """Make the library's loop end, by a request of our own that tells it so."""
@@ -182,7 +200,8 @@ class ShimMount:
 
     async def serve(self) -> None:
         """Answer the kernel until unmounted or stopped; the task's loop is the core's."""
-        self._core.set_result(trio.lowlevel.current_trio_token())
+        if not self._core.done():  # by `close`
+            self._core.set_result(trio.lowlevel.current_trio_token())
         await trio.to_thread.run_sync(self._ended.wait, abandon_on_cancel=True)
 
     def stop(self) -> None:
@@ -192,12 +211,15 @@ class ShimMount:
             threading.Thread(target=self._end, name="fuse end", daemon=True).start()
 
     def close(self) -> None:
-        """Unmount, in whatever state; to be called when `serve` has returned or its loop ended."""
+        """Unmount, in whatever state. It waits for what is under way in the library's threads;
+        requests that wait for the core are refused, since this may be called on its loop."""
         if self._loop is None:
             return
         if not self._core.done():
-            self._core.set_exception(OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN)))
+            self._core.set_exception(_gone())
         self.stop()
+        for answer in self._waiting.copy():
+            answer.cancel()
         self._loop.join(_PATIENCE)
         if self._loop.is_alive():
             log.error("the mount at %s did not end", self._mountpoint)

@@ -16,9 +16,18 @@ _MNT_DETACH = 2
 
 
 def unmount_stale(mountpoint: str) -> bool:
-    """Remove the mount that a dead daemon left. The caller holds the workspace's lock."""
+    """Remove the mount that a dead daemon left; True if there was one.
+
+    A mount that answers is somebody's and stays, whatever the path says.
+    """
     if os.fsencode(mountpoint) not in sources.grantfs_mounts():
         return False
+    try:
+        os.stat(mountpoint)
+        return False
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            return False
     if os.getuid() == 0:
         if ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_DETACH):
             number = ctypes.get_errno()

@@ -13,7 +13,7 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,18 @@ class Daemon:
         self._own_files()
         _made, notes = await self.handlers.make_grants(self._start.grants, keep=True)
         mount = make_mount(workspace)
+        # Before the mount opens: libfuse takes signals that still have their default action.
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await self._mounted(mount, signals, ready, notes)
+
+    async def _mounted(
+        self,
+        mount: kernel.Mount,
+        signals: AsyncIterator[int],
+        ready: Callable[[dict[str, Any]], None],
+        notes: list[str],
+    ) -> None:
+        workspace = self._workspace
         try:
             mount.open()
         except (RuntimeError, OSError) as error:
@@ -83,12 +95,16 @@ class Daemon:
             ) from error
         workspace.mount = mount
         try:
-            await self._serve(mount, ready, notes)
+            await self._serve(mount, signals, ready, notes)
         finally:
             mount.close()
 
     async def _serve(
-        self, mount: kernel.Mount, ready: Callable[[dict[str, Any]], None], notes: list[str]
+        self,
+        mount: kernel.Mount,
+        signals: AsyncIterator[int],
+        ready: Callable[[dict[str, Any]], None],
+        notes: list[str],
     ) -> None:
         workspace = self._workspace
         make_private(workspace.places.runtime)
@@ -97,7 +113,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_unmounted, mount)
-                nursery.start_soon(self._until_signalled)
+                nursery.start_soon(self._until_signalled, signals)
                 nursery.start_soon(self._guard, workspace.expire)
                 nursery.start_soon(self._guard, workspace.watch_policy)
                 nursery.start_soon(server.serve, listener, self.handlers)
@@ -138,10 +154,9 @@ class Daemon:
         await mount.serve()
         self._stopping.set()
 
-    async def _until_signalled(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _signal in signals:
-                self._stopping.set()
+    async def _until_signalled(self, signals: AsyncIterator[int]) -> None:
+        async for _signal in signals:
+            self._stopping.set()
 
     async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
         """A task that expires grants or follows policy must not end in silence: where it fails,

@@ -695,8 +695,40 @@ def test_a_loop_that_breaks_off_leaves_no_mount(tmp_path: Path) -> None:
 
     with pytest.raises(ExceptionGroup, match="nursery"):
         trio.run(broken)
+    assert number_of(workspace.path.stat) == errno.ENOTCONN
     workspace.mount.close()
     assert not workspace.mounted()
+    workspace.fs.close()
+
+
+def test_a_close_on_the_loop_waits_for_no_request_of_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.mount.open()
+    asked = threading.Event()
+
+    class Waiting(set[Future[Any]]):
+        def add(self, answer: Future[Any]) -> None:
+            super().add(answer)
+            asked.set()
+
+    workspace.mount._waiting = Waiting()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(workspace.mount.serve)
+            while not workspace.mount._core.done():
+                await trio.lowlevel.checkpoint()
+            asking = subprocess.Popen(["ls", workspace.path], stderr=subprocess.DEVNULL)
+            asked.wait()  # holds the loop, which the request needs
+            workspace.mount.close()
+            assert asking.wait() != 0
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert not workspace.mounted()
+    assert not caplog.records
     workspace.fs.close()
 
 
