@@ -41,7 +41,7 @@ class Admission:
         projection = node.projection
         need = Access.READ if action == "read" else Access.WRITE
         place = node.place if name is None else node.place_of(name)
-        mount_path = names.join(projection.name, place)
+        mount_path = names.below(projection.name, place)
         if not self._gate.access(projection.id) & need:
             number = errno.EROFS if need is Access.WRITE else errno.EACCES
             self._refused(node, mount_path, caller, action, "no grant for it")

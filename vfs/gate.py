@@ -71,6 +71,6 @@ class Gate(Protocol):
         mount_path: bytes,
         caller: Caller | None,
         projection: int,
-        detail: Mapping[str, str | int | bool | None],
+        detail: Mapping[str, str | int | bool | bytes | None],
     ) -> None:
         """Record what happened; never blocks."""

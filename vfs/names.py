@@ -12,6 +12,19 @@ NAME_MAX = 255
 PATH_MAX = 4095
 """Longest symlink target in bytes (Linux PATH_MAX without its NUL)."""
 
+TEMPORARY_PREFIX = b".grantfs-tmp-"
+"""How the names begin that a commit gives to its temporary siblings in a source: no mount shows
+one, and no agent makes one."""
+
+
+def check_new(name: bytes) -> bytes:
+    """Return *name* if an agent may give it to something. Raises OSError as `check`, and EPERM
+    for what only a commit makes."""
+    check(name)
+    if name.startswith(TEMPORARY_PREFIX):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    return name
+
 
 def check(name: bytes) -> bytes:
     """Return *name* if it can name an entry.
@@ -28,6 +41,11 @@ def check(name: bytes) -> bytes:
 def join(folder: bytes, name: bytes) -> bytes:
     """Join a relative folder path (b"" for its root) and a component."""
     return folder + b"/" + name if folder else name
+
+
+def below(root: bytes, path: bytes) -> bytes:
+    """The path of *path* (b"" for the root itself) of a tree that stands at *root*."""
+    return root + b"/" + path if path else root
 
 
 def within(path: bytes, folder: bytes) -> bool:

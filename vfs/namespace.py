@@ -32,9 +32,12 @@ class Namespace:
         self._admission = admission
         self._gate = gate
 
-    def _report(self, parent: Node, name: bytes, caller: Caller, op: str) -> None:
+    def _report(
+        self, parent: Node, name: bytes, caller: Caller, op: str, came_from: bytes | None = None
+    ) -> None:
         path = names.join(parent.mount_path, name)
-        self._gate.report("stage", "ok", path, caller, parent.projection.id, {"action": op})
+        detail = {"action": op, "from": came_from}
+        self._gate.report("stage", "ok", path, caller, parent.projection.id, detail)
 
     def _find(self, parent: Node, name: bytes) -> Node | None:
         try:
@@ -84,7 +87,7 @@ class Namespace:
         return self._union.child(parent, name)
 
     def _admit_new(self, parent: Node, name: bytes, caller: Caller) -> None:
-        names.check(name)
+        names.check_new(name)
         self._admission.use(parent, "write", caller, name)
         self._check_free(parent, name)
 
@@ -197,7 +200,7 @@ class Namespace:
         caller: Caller,
     ) -> None:
         """Move a name, as renameat2(2) with NOREPLACE or EXCHANGE. Raises OSError, Blocked."""
-        names.check(new_name)
+        names.check_new(new_name)
         if parent.projection is not new_parent.projection:
             raise os_error(errno.EXDEV)
         if flags not in (0, NOREPLACE, EXCHANGE):
@@ -222,8 +225,9 @@ class Namespace:
             else:
                 self._check_free(new_parent, new_name)
             self._move(parent, name, node, new_parent, new_name, target)
-        self._report(parent, name, caller, "rename from")
-        self._report(new_parent, new_name, caller, "rename to")
+        came_from = names.join(parent.mount_path, name)
+        action = "exchange" if flags == EXCHANGE else "rename"
+        self._report(new_parent, new_name, caller, action, came_from)
 
     def _check_replaceable(self, node: Node, target: Node) -> None:
         if node.is_folder and not target.is_folder:

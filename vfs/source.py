@@ -10,6 +10,7 @@ descriptors of their own from `open_file` and `borrow_folder`.
 """
 
 import errno
+import itertools
 import os
 import stat
 import time
@@ -199,6 +200,21 @@ class Source:
         folder, name = self._place(path)
         return os.dup(folder), name
 
+    def look_again(self) -> None:
+        """Believe no cached folder any more: a commit may have replaced any."""
+        self._forget_folders(b"")
+
+    def for_commit(self) -> "Source":
+        """Another source over the same root, for the one worker thread that commits to it: it
+        looks at every folder's name again each time. Raises OSError(ENOENT) where another object
+        stands at the root's name now."""
+        ticks = itertools.count(0, 2 * _RECHECK_NS)
+        other = Source(self.root, self._protected, lambda: next(ticks))
+        if other._anchor_identity != self._anchor_identity:
+            other.close()
+            raise _error(ENOENT)
+        return other
+
     def borrow_folder(self, path: bytes) -> int:
         """A new O_PATH descriptor of a folder, for the caller to use anywhere and close."""
         return os.dup(self._folder(path))
@@ -210,6 +226,8 @@ class Source:
         if not path and not self.is_file:
             return stat_fd(self._anchored(), fresh=self._remote)
         folder, name = self._place(path)
+        if name.startswith(names.TEMPORARY_PREFIX):
+            raise _error(ENOENT)  # a commit at work
         status = stat_at(folder, name)
         if status.mount != self._mount or status.mount_root or self._protected(status.identity):
             raise _error(ENOENT)
@@ -240,13 +258,15 @@ class Source:
         return True
 
     def list(self, path: bytes) -> list[bytes]:
-        """Names in the folder at *path*, unsorted, protected objects and mounts included."""
+        """Names in the folder at *path*, unsorted, protected objects and mounts included, a
+        commit's temporary siblings not."""
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder(path))
         try:
             with os.scandir(fd) as entries:
-                return [os.fsencode(entry.name) for entry in entries]
+                found = [os.fsencode(entry.name) for entry in entries]
         finally:
             os.close(fd)
+        return [name for name in found if not name.startswith(names.TEMPORARY_PREFIX)]
 
     def readlink(self, path: bytes) -> bytes:
         """Target of the symlink at *path*. Raises OSError(ENOENT) for one that is hidden, EINVAL

@@ -173,9 +173,9 @@ class Union:
         )
 
     def _shows_staged(self, parent: Node, name: bytes, ino: int) -> bool:
-        return self._alive(parent.projection, ino) and not self.concealed(parent, name, ino)
+        return self.alive(parent.projection, ino) and not self.concealed(parent, name, ino)
 
-    def _alive(self, projection: Projection, ino: int) -> bool:
+    def alive(self, projection: Projection, ino: int) -> bool:
         """False for a staged entry of which nothing is left, since the user removed from the
         source what it stood for: a file with no content of its own, a folder with nothing in it."""
         inode = self.tree.inodes[ino]
@@ -187,7 +187,7 @@ class Union:
         except (FileNotFoundError, NotADirectoryError):
             pass
         return inode.is_folder and any(
-            entry != WHITEOUT and self._alive(projection, entry) for entry in inode.entries.values()
+            entry != WHITEOUT and self.alive(projection, entry) for entry in inode.entries.values()
         )
 
     def is_empty(self, folder: Node) -> bool:
@@ -205,14 +205,16 @@ class Union:
         inode = self.staged(folder)
         entries = inode.entries if inode is not None else {}
         return all(name in entries for name in self._source_names(folder)) and not any(
-            ino != WHITEOUT and self._alive(folder.projection, ino) for ino in entries.values()
+            ino != WHITEOUT and self.alive(folder.projection, ino) for ino in entries.values()
         )
 
     # -- attributes ------------------------------------------------------------------------
 
     def source_stat(self, node: Node) -> Stat:
         """Attributes of the source object behind a node. Raises ESTALE if another is there."""
-        assert node.origin is not None
+        if node.origin is None:
+            # What the agent made, and a discard took away while the kernel still held it.
+            raise os_error(errno.ESTALE)
         try:
             status = node.projection.source.stat(node.origin)
         except (FileNotFoundError, NotADirectoryError):

@@ -168,9 +168,9 @@ def _refused(record: Record) -> str:
 
 
 def _staged(record: Record) -> str:
-    action = _text(record.detail, "action") or _text(record.detail, "kind") or "a change"
+    action = _text(record.detail, "action") or _text(record.detail, "kind") or "change"
     return (
-        f"{_who(record)} staged {action} of {_what(record)}{_text(record.detail, 'from', ' from ')}"
+        f"{_who(record)} staged {_what(record)}: {action}{_text(record.detail, 'from', ' from ')}"
     )
 
 

@@ -2,5 +2,5 @@
 
 FILE_WARNING = (
     "no OS keyring here: the workspace's key is a file that only you can read;"
-    " whoever copies your files can read placeholders' originals and forge grants"
+    " whoever copies your files can test guesses of masked values, and forge grants and the log"
 )

@@ -16,12 +16,15 @@ import click
 
 from gateway import durations, settings
 from gateway.cli.context import State, confirm, pass_state, printable, shared, tell
+from gateway.control.client import daemon_pid
 from gateway.errors import GrantfsError, NotFoundError, NotRunningError, UsageError
 from gateway.places import Places, check_name
 
 DEFAULT_DURATION = "8h"
 STOP_SECONDS = 30
 """How long `down` waits for a daemon that has said it will stop."""
+FORCE_SECONDS = 5
+"""How long `down --force` waits for an answer, and then for the end, before it kills."""
 
 
 # -- up ------------------------------------------------------------------------------------
@@ -54,9 +57,7 @@ STOP_SECONDS = 30
 @click.option("--adapter", type=click.Choice(["pyfuse3", "mfusepy"]), help="How to mount.")
 @click.option("--no-ask", is_flag=True, help="Refuse at once where policy would ask.")
 @click.option("--ask-timeout", metavar="D", help="How long an open waits for an answer.")
-@click.option(
-    "--agent-user", metavar="USER", help="Let another Unix user use the mount too, or `any`."
-)
+@click.option("--agent-user", metavar="USER", help="`any` lets every Unix user use the mount.")
 @click.option("--foreground", is_flag=True, help="Stay until interrupted.")
 @shared
 @pass_state
@@ -83,6 +84,8 @@ def up(
     workspace is reopened with its live grants; where there is none, one is made for the current
     folder.
     """
+    if agent_user not in (None, "any"):
+        raise UsageError("--agent-user takes `any`: one user alone cannot be let in yet")
     seconds = durations.parse(duration)
     timeout = durations.parse(ask_timeout) if ask_timeout else None
     wanted = [(path, "write") for path in (*paths, *write)]
@@ -254,21 +257,27 @@ def down(state: State, name: str | None, everything: bool, force: bool) -> None:
 
 def _stop(state: State, name: str, force: bool) -> dict[str, Any]:
     mountpoint = _mountpoint(state, name)
-    try:
-        reply = state.call(name, "stop", force=force)
-    except NotRunningError:
-        if not force:
-            raise
-        _clean_up_dead(state.places, name, mountpoint)
-        return {"workspace": name, "unmounted": mountpoint}
-    pid = reply.result["pid"]
-    if not _wait_for_end(pid, STOP_SECONDS):
-        if not force:
+    if force:
+        _stop_by_force(state, name, mountpoint)
+    else:
+        pid = state.call(name, "stop").result["pid"]
+        if not _wait_for_end(pid, STOP_SECONDS):
             raise GrantfsError(f"the daemon of {name!r} (pid {pid}) does not stop: try --force")
-        os.kill(pid, signal.SIGKILL)
-        _wait_for_end(pid, STOP_SECONDS)
-        _clean_up_dead(state.places, name, mountpoint)
     return {"workspace": name, "unmounted": mountpoint}
+
+
+def _stop_by_force(state: State, name: str, mountpoint: str) -> None:
+    """End the daemon whatever state it is in, and unmount: one that answers stops by itself."""
+    pid = daemon_pid(state.places.socket(name))
+    if pid is not None:
+        try:
+            state.call(name, "stop", patience=FORCE_SECONDS, force=True)
+        except GrantfsError as error:
+            tell(f"{error.message}: it is killed")
+        if not _wait_for_end(pid, FORCE_SECONDS):
+            os.kill(pid, signal.SIGKILL)
+            _wait_for_end(pid, STOP_SECONDS)
+    _clean_up_dead(state.places, name, mountpoint)
 
 
 def _wait_for_end(pid: int, seconds: float) -> bool:

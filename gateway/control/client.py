@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,23 @@ def is_running(path: Path) -> bool:
     return True
 
 
-def call(path: Path, workspace: str, op: str, **fields: Any) -> Reply:
-    """Send one request to a workspace's daemon and wait for the answer.
+def daemon_pid(path: Path) -> int | None:
+    """Pid of the daemon that listens at this socket, by the kernel's word; None if none does."""
+    try:
+        connection = _connect(path)
+    except OSError:
+        return None
+    with connection:
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", raw)[0]
+    return pid
+
+
+def call(
+    path: Path, workspace: str, op: str, *, patience: float | None = None, **fields: Any
+) -> Reply:
+    """Send one request to a workspace's daemon and wait for the answer, at most *patience*
+    seconds (None: as long as it takes; a commit may).
 
     Raises NotRunningError where none listens, and the daemon's own error with its exit code.
     """
@@ -57,13 +74,16 @@ def call(path: Path, workspace: str, op: str, **fields: Any) -> Reply:
             f"workspace {workspace!r} is not running: start it with `grantfs up --name {workspace}`"
         ) from None
     request = json.dumps({"op": op, **fields}).encode() + b"\n"
+    connection.settimeout(patience)
     with connection, connection.makefile("rb") as replies:
         try:
-            connection.sendall(request)
+            # A daemon that refuses us answers and closes without having read all of it.
+            with suppress(BrokenPipeError):
+                connection.sendall(request)
             line = replies.readline()
         except OSError as error:
             raise GrantfsError(
-                f"the daemon of {workspace!r} went away: {error.strerror}"
+                f"the daemon of {workspace!r} went away: {error.strerror or error}"
             ) from error
     if not line:
         raise GrantfsError(f"the daemon of {workspace!r} went away without an answer; see its log")

@@ -1,17 +1,15 @@
-"""Commit and discard: what was reviewed goes into the sources, file by file, or out of the stage.
+"""Commit and discard: what was reviewed goes into the sources, group by group, or out of the stage.
 
-First form: each file lands whole by a temporary sibling and a rename, its base checked right
-before; a file that cannot land stays staged and is named. The agent keeps working: what it writes
-to a file while that is being committed keeps the file staged.
+Changes that need one another land together or not at all (`closure`); a group that cannot land
+stays staged and is named with the reason. The agent keeps working: what it writes to a file while
+that is being committed keeps the file staged.
 """
 
-import errno
 import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,8 +17,10 @@ import trio
 
 from gateway import clock
 from gateway.audit.events import Event, show_name
-from gateway.daemon import apply, kernel
+from gateway.daemon import closure, kernel, landing
+from gateway.daemon.apply import Metadata, MovedError
 from gateway.daemon.commits import Commit, CommitStore
+from gateway.daemon.landing import Job, Landing
 from gateway.daemon.review import Reviewed, Reviewer, Sides
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, RefusedError
@@ -28,10 +28,11 @@ from policies.engine import Query
 from vfs import names
 from vfs.gate import Access
 from vfs.projection import Projection
+from vfs.redaction import ScanError
+from vfs.source import Source
 from vfs.stage.changes import Change, Kind
-from vfs.stage.settle import Settler, Touched
+from vfs.stage.settle import Settler, Snapshot, Touched
 from vfs.stage.tree import StagedInode
-from vfs.statx import stat_at
 
 Placeholders = Literal["ask", "restore", "keep"]
 
@@ -85,9 +86,11 @@ class Committer:
 
         Naming one side of a rename takes both. Raises NotFoundError for a path outside any grant.
         """
-        changes = self.reviewer.find(self._projections())
+        return self._choose(self.reviewer.find(self._projections()), wanted)
+
+    def _choose(self, changes: Sequence[Change], wanted: Sequence[Sequence[bytes]]) -> list[Change]:
         if not wanted:
-            return changes
+            return list(changes)
         places = [self._workspace.resolve(candidates) for candidates in wanted]
         return [
             change
@@ -102,47 +105,85 @@ class Committer:
             )
         ]
 
+    @staticmethod
+    def _close_over(
+        changes: Sequence[Change], chosen: Sequence[Change], *, discard: bool = False
+    ) -> list[Change]:
+        """The chosen changes with those that have to be taken along, projection by projection."""
+        found: list[Change] = []
+        for projection in {change.projection.id: change.projection for change in chosen}.values():
+            found += closure.close_over(
+                [change for change in changes if change.projection is projection],
+                [change for change in chosen if change.projection is projection],
+                discard=discard,
+            )
+        return found
+
+    def _take(self, wanted: Sequence[Sequence[bytes]], *, discard: bool = False) -> list[Change]:
+        """The changes that a commit or discard of *wanted* is about, each with an item of its own:
+        what shows in a moved folder is spelled out first."""
+        while True:
+            changes = self.reviewer.find(self._projections())
+            taken = self._close_over(changes, self._choose(changes, wanted), discard=discard)
+            again = False
+            for projection in {one.projection.id: one.projection for one in taken}.values():
+                settler = self._settler(projection)
+                with self._fs.tree.transaction():
+                    again |= settler.spell_out([c for c in taken if c.projection is projection])
+            if not again:
+                return taken
+
+    def _settler(self, projection: Projection) -> Settler:
+        return Settler(self._fs.union, self._fs.files, projection)
+
     async def review(self, wanted: Sequence[Sequence[bytes]]) -> tuple[list[Reviewed], str]:
         """The chosen changes in masked form, and the digest of the whole set."""
         reviewed = []
         for change in self.choose(wanted):
             sides = self.reviewer.open_sides(change)
-            self._check_new_name(sides)
             try:
                 reviewed.append(await trio.to_thread.run_sync(self.reviewer.review, sides))
             finally:
                 sides.close()
         return reviewed, self.reviewer.set_digest(reviewed)
 
-    def _check_new_name(self, sides: Sides) -> None:
-        """Note a conflict where the source has got something at a change's new name."""
-        change = sides.change
-        new_name = change.old_place is None or change.old_place != change.place
-        if new_name and not change.is_folder and change.projection.source.exists(change.place):
-            base = (change.projection.id, change.place)
-            if base not in self._fs.tree.bases:
-                sides.conflict = "the source has something there now"
-
     # -- commit ----------------------------------------------------------------------------
 
     def _check_grants(self, changes: Sequence[Change]) -> None:
-        """Write grants and policy are asked again at commit (the stage outlives both)."""
+        """Write grants and policy are asked again at commit (the stage outlives both), for every
+        place that changes: the agent may have got there by way of another name."""
         gate = self._workspace.gate
         for change in changes:
-            if not gate.access(change.projection.id) & Access.WRITE:
+            projection = change.projection
+            if not gate.access(projection.id) & Access.WRITE:
                 raise RefusedError(
                     f"{show_name(change.path)} has no live write grant any more: grant it again"
                     " to commit, or discard the change"
                 )
-            action = "delete" if change.kind is Kind.DELETED else "write"
-            host_path = change.projection.source.host_path(change.place)
-            query = Query(action, host_path)  # type: ignore[arg-type]
-            decision = gate.engine.decide(query, granted=True)
-            if decision.verdict == "deny":
-                raise RefusedError(
-                    f"policy refuses to commit {show_name(change.path)} ({decision.rule}):"
-                    f" {decision.reason or 'no reason is given'}"
-                )
+            asked = []
+            if change.item is not None:
+                asked.append(("write", change.place))
+            if (change.ends is not None and change.ends != change.place) or change.item is None:
+                asked.append(("delete", change.old_place or b""))
+            for action, place in asked:
+                self._check_place(projection, action, place)
+
+    def _check_place(self, projection: Projection, action: str, place: bytes) -> None:
+        gate = self._workspace.gate
+        host_path = projection.source.host_path(place)
+        query = Query(
+            action,  # type: ignore[arg-type]
+            host_path,
+            subject=gate.subject(projection.id),
+        )
+        decision = gate.engine.decide(query, granted=True)
+        if decision.verdict != "deny" and not gate.hidden(projection.id, host_path):
+            return
+        path = show_name(names.below(projection.name, place))
+        raise RefusedError(
+            f"policy refuses to commit {path} ({decision.rule}):"
+            f" {decision.reason or 'no reason is given'}"
+        )
 
     async def commit(
         self,
@@ -164,7 +205,9 @@ class Committer:
                         "the stage has moved on since it was reviewed: look at"
                         " `grantfs status` again"
                     )
-            changes = self.choose(wanted)
+            # Asked before and after folders are spelled out: a refusal changes nothing.
+            self._check_grants(self.choose(wanted))
+            changes = self._take(wanted)
             self._check_grants(changes)
             return await self._commit(changes, message, placeholders)
 
@@ -182,33 +225,29 @@ class Committer:
             await trio.to_thread.run_sync(intent.result)
         landed: list[Reviewed] = []
         touched: list[Touched] = []
-        # New and changed files first, deletions last and deepest first: at no moment is a moved
-        # file in neither place, and folders are empty when their turn comes.
-        ordered = [c for c in changes if c.kind is not Kind.DELETED]
-        ordered += sorted(
-            (c for c in changes if c.kind is Kind.DELETED), key=lambda c: c.place, reverse=True
-        )
-        pinned = self._pin_origins(ordered)
-        for change in ordered:
-            reviewed = await self._commit_one(change, placeholders, outcome, touched, pinned)
-            if reviewed is not None:
-                landed.append(reviewed)
-                log.append(
-                    Event.COMMIT,
-                    path=change.path,
-                    detail={
-                        "commit": commit_id, "phase": "file", "kind": change.kind.value,
-                        "restored": reviewed.placeholders - reviewed.undecided,
-                    },
-                )  # fmt: skip
-        for sides in pinned.values():
-            sides.close()
-        self._remove_emptied(changes)
-        await self._finish(touched, {change.projection.id: change.projection for change in changes})
-        done = set(outcome.applied)
-        left = self.reviewer.find(self._projections())
+        projections = {change.projection.id: change.projection for change in changes}
+        renewed = {number: self._settler(one).same_bases() for number, one in projections.items()}
+        for number, projection in projections.items():
+            mine = [change for change in changes if change.projection is projection]
+            try:
+                source = projection.source.for_commit()
+            except OSError as error:
+                self._all_failed(mine, outcome, error)
+                continue
+            try:
+                for group in self._in_order(closure.groups(mine)):
+                    found = await self._commit_group(source, group, placeholders, outcome, touched)
+                    landed += found
+                    self._log_landed(commit_id, found)
+                    self._renew(projection, renewed[number])
+                emptied = self._emptied(projection, mine)
+                await trio.to_thread.run_sync(landing.remove_emptied, source, emptied)
+            finally:
+                source.close()
+                projection.source.look_again()
+        left = await self._finish(touched)
         outcome.remaining = [show_name(change.path) for change in left]
-        if not done:
+        if not landed:
             return outcome
         outcome.commit = commit_id
         patch = b"".join(one.patch() for one in landed)
@@ -218,7 +257,7 @@ class Committer:
         result = log.submit_durable(
             Event.COMMIT,
             detail={
-                "commit": commit_id, "phase": "done", "applied": len(done),
+                "commit": commit_id, "phase": "done", "applied": len(outcome.applied),
                 "conflicts": len(outcome.conflicts), "undecided": len(outcome.undecided),
                 "remaining": len(outcome.remaining),
             },
@@ -226,60 +265,91 @@ class Committer:
         await trio.to_thread.run_sync(result.result)
         return outcome
 
-    def _pin_origins(self, changes: Sequence[Change]) -> dict[bytes, Sides]:
-        """Open, before anything is written, what comes from places that this very commit may
-        write to: of two files that were exchanged, each is the other's content."""
-        pinned = {}
-        for change in changes:
-            inode = self._staged(change)
-            own = inode is not None and (inode.body is not None or inode.target is not None)
-            item = change.item
-            if (
-                item is not None
-                and not own
-                and item.origin not in (None, change.place)
-                and change.kind is not Kind.RENAMED
-                and stat.S_ISREG(item.kind)
-            ):
-                pinned[change.path] = self.reviewer.open_sides(change)
-        return pinned
+    def _log_landed(self, commit_id: str, landed: Sequence[Reviewed]) -> None:
+        for reviewed in landed:
+            self._workspace.log.append(
+                Event.COMMIT,
+                path=reviewed.change.path,
+                detail={
+                    "commit": commit_id, "phase": "file", "kind": reviewed.change.kind.value,
+                    "restored": reviewed.placeholders - reviewed.undecided,
+                },
+            )  # fmt: skip
 
-    def _remove_emptied(self, changes: Sequence[Change]) -> None:
-        """Remove source folders that the agent deleted or moved away, once they are empty."""
-        folders = set()
-        for change in changes:
-            place = change.old_place
-            while place and (place := place.rpartition(b"/")[0]):
-                folders.add((change.projection.id, place))
-        for number, place in sorted(folders, key=lambda found: len(found[1]), reverse=True):
-            projection = self._workspace.projections[number]
-            settler = Settler(self._fs.union, self._fs.files, projection)
-            if not settler.is_gone(place) or not projection.source.exists(place):
-                continue
-            folder, name = projection.source.place(place)
-            try:
-                # What is not empty holds something that the agent never saw, or the user added.
-                with suppress(OSError):
-                    os.rmdir(name, dir_fd=folder)
-            finally:
-                os.close(folder)
+    def _renew(self, projection: Projection, places: Sequence[bytes]) -> None:
+        if places:
+            with self._fs.tree.transaction():
+                self._settler(projection).renew_bases(places)
 
-    async def _commit_one(
+    @staticmethod
+    def _in_order(groups: list[list[Change]]) -> list[list[Change]]:
+        """Folders that are to be written to are opened up first, those that are to be closed come
+        last, the deepest first."""
+
+        def turn(group: list[Change]) -> tuple[int, int]:
+            change = group[0]
+            if len(group) > 1 or change.kind is not Kind.MODE or not change.is_folder:
+                return 1, 0
+            opens = change.item is not None and change.item.mode & 0o300 == 0o300
+            return (0, len(change.place)) if opens else (2, -len(change.place))
+
+        return sorted(groups, key=turn)
+
+    @staticmethod
+    def _all_failed(changes: Sequence[Change], outcome: Outcome, error: Exception) -> None:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        outcome.failed += [{"path": show_name(change.path), "why": why} for change in changes]
+
+    # -- one group -------------------------------------------------------------------------
+
+    async def _commit_group(
         self,
-        change: Change,
+        source: Source,
+        group: list[Change],
         placeholders: Placeholders,
         outcome: Outcome,
         touched: list[Touched],
-        pinned: dict[bytes, Sides],
-    ) -> Reviewed | None:
+    ) -> list[Reviewed]:
+        """Land one group; what it did, or why it did not, is noted in *outcome*."""
+        parts: list[_Part] = []
+        try:
+            refused = False
+            for change in group:
+                part = await self._prepare(change, placeholders, outcome)
+                if part is None:
+                    refused = True
+                    break
+                parts.append(part)
+            if refused:
+                self._wait_for_others(group, outcome)
+                return []
+            return await self._land(source, parts, outcome, touched)
+        finally:
+            for part in parts:
+                part.sides.close()
+
+    @staticmethod
+    def _wait_for_others(group: Sequence[Change], outcome: Outcome) -> None:
+        """Name the rest of a group that one of it keeps from landing."""
+        known = {one["path"] for one in (*outcome.conflicts, *outcome.failed)}
+        known.update(str(waiting["path"]) for waiting in outcome.undecided)
+        blocking = next(path for one in group if (path := show_name(one.path)) in known)
+        for change in group:
+            path = show_name(change.path)
+            if path not in known:
+                why = f"it goes together with {blocking}, which cannot land"
+                outcome.conflicts.append({"path": path, "why": why})
+
+    async def _prepare(
+        self, change: Change, placeholders: Placeholders, outcome: Outcome
+    ) -> "_Part | None":
+        """Review one change and get ready what is to be written; None, noted, if it cannot land."""
         path = show_name(change.path)
+        sides = self.reviewer.open_sides(change)
+        keep = False
         try:
-            sides = pinned.get(change.path) or self.reviewer.open_sides(change)
-        except OSError as error:
-            outcome.failed.append({"path": path, "why": error.strerror or str(error)})
-            return None
-        try:
-            self._check_new_name(sides)
+            inode = self._staged(change)
+            before = Snapshot.of(inode) if inode is not None else None
             reviewed = await trio.to_thread.run_sync(self.reviewer.review, sides)
             if reviewed.conflict is not None:
                 outcome.conflicts.append({"path": path, "why": reviewed.conflict})
@@ -287,21 +357,28 @@ class Committer:
             data = await self._final_bytes(sides, placeholders, outcome)
             if data is None:
                 return None
-            inode = self._staged(change)
-            if inode is not None and inode.writes != sides.writes:
-                outcome.conflicts.append({"path": path, "why": "the agent is still writing to it"})
-                return None
-            touched.append(await self._land(change, sides, data))
-        except apply.MovedError as error:
-            outcome.conflicts.append({"path": path, "why": str(error)})
-            return None
-        except OSError as error:
-            outcome.failed.append({"path": path, "why": error.strerror or str(error)})
+            keep = True
+            part = _Part(change, sides, reviewed, before, data)
+            self._trim(part)
+            return part
+        except (OSError, ScanError) as error:
+            self._all_failed([change], outcome, error)
             return None
         finally:
-            sides.close()
-        outcome.applied.append(path)
-        return reviewed
+            if not keep:
+                sides.close()
+
+    @staticmethod
+    def _trim(part: "_Part") -> None:
+        """Close what the landing does not need: a group may be large."""
+        sides = part.sides
+        for side in (sides.old, sides.base if sides.base is not sides.source else None):
+            if side is not None:
+                side.close()
+        if part.change.item is None and sides.source is not None:
+            sides.source.close()
+        if sides.new is not None and not sides.new.raw:
+            sides.new.close()
 
     def _staged(self, change: Change) -> StagedInode | None:
         item = change.item
@@ -312,11 +389,9 @@ class Committer:
     ) -> bytes | None:
         """The bytes that are to land, secrets put back; None if the user has to decide first."""
         new = sides.new
-        if new is None or new.raw or not stat.S_ISREG(new.mode):
+        if new is None or new.raw or not stat.S_ISREG(new.mode) or sides.change.kind is Kind.MODE:
             return b""
         staged = await trio.to_thread.run_sync(new.read)
-        if sides.profile == "none":
-            return staged
         result = await trio.to_thread.run_sync(
             self.reviewer.restoration, sides, staged, placeholders
         )
@@ -331,191 +406,185 @@ class Committer:
             return None
         return result.data
 
-    async def _land(self, change: Change, sides: Sides, data: bytes) -> Touched:
-        projection = change.projection
-        settler = Settler(self._fs.union, self._fs.files, projection)
-        if change.item is not None and change.kind is not Kind.MODE:
-            await self._make_parents(change, settler)
-        folders: list[int] = []
+    async def _land(
+        self, source: Source, parts: "list[_Part]", outcome: Outcome, touched: list[Touched]
+    ) -> list[Reviewed]:
+        changes = [part.change for part in parts]
+        for part in parts:
+            inode = self._staged(part.change)
+            if inode is not None and inode.writes != part.sides.writes:
+                path = show_name(part.change.path)
+                outcome.conflicts.append({"path": path, "why": "the agent is still writing to it"})
+                self._wait_for_others(changes, outcome)
+                return []
         try:
-            job = self._writing(change, sides, data, folders)
-
-            def write_and_sync() -> None:
-                job()
-                for folder in folders:
-                    apply.sync_folder(folder)
-
-            await trio.to_thread.run_sync(write_and_sync)
-        finally:
-            for folder in folders:
-                os.close(folder)
-        inode = self._staged(change)
+            jobs = self._jobs(parts)
+            folders = self._folders(changes)
+            await trio.to_thread.run_sync(Landing(source, jobs, folders).run)
+        except MovedError as error:
+            changes[0].projection.source.look_again()
+            why = str(error)
+            outcome.conflicts += [{"path": show_name(one.path), "why": why} for one in changes]
+            return []
+        except OSError as error:
+            changes[0].projection.source.look_again()
+            self._all_failed(changes, outcome, error)
+            return []
+        changes[0].projection.source.look_again()
+        settler = self._settler(changes[0].projection)
+        rebased = [self._rebase(part) for part in parts]
         with self._fs.tree.transaction():
-            if change.item is None:
-                self._settle_deletion(change, settler)
-            elif inode is not None and inode.writes != sides.writes and sides.new is not None:
-                digest = hmac.new(self._digest_key, data, hashlib.sha256).digest()
-                settler.rebased(change, digest, sides.new.read())
-            else:
-                settler.landed(change, change.item)
-        return settler.touched
+            for part, rebase in zip(parts, rebased, strict=True):
+                settler.landed(part.change, part.before, rebase)
+        touched.append(settler.touched)
+        outcome.applied += [show_name(change.path) for change in changes]
+        return [part.reviewed for part in parts]
 
-    def _settle_deletion(self, change: Change, settler: Settler) -> None:
-        assert change.old_place is not None
-        self._fs.tree.drop_base(change.projection.id, change.old_place)
+    def _rebase(self, part: "_Part") -> tuple[bytes, int] | None:
+        """The new base of a file that the agent wrote to while it landed, else None."""
+        inode = self._staged(part.change)
+        if inode is None or inode.body is None or inode.writes == part.sides.writes:
+            return None
+        shown = part.reviewed.new.data if part.reviewed.new is not None else part.data
+        body, fd = self._fs.bodies.create()
+        with os.fdopen(fd, "wb") as file:
+            file.write(shown)
+        return hmac.new(self._digest_key, part.data, hashlib.sha256).digest(), body
 
-    async def _make_parents(self, change: Change, settler: Settler) -> None:
-        """Make the folders above a new place that the source has not got, and let each show."""
-        place = b""
-        parts = change.place.split(b"/")
-        above = parts if change.is_folder else parts[:-1]
-        for name in above:
-            place = names.join(place, name)
-            folder = settler.folder_at(place)
-            if folder is None or folder.origin == place:
-                continue
-            mode = 0o755
-            if folder.mode is not None:
-                mode = folder.mode
-            elif folder.origin is not None:
-                mode = stat.S_IMODE(change.projection.source.stat(folder.origin).mode)
-            parent, own_name = change.projection.source.place(place)
-            try:
-                apply.make_folder(parent, own_name, mode)
-                apply.sync_folder(parent)
-            finally:
-                os.close(parent)
-            with self._fs.tree.transaction():
-                settler.rehome(place)
+    # -- what a group does to the source ---------------------------------------------------
 
-    def _writing(
-        self, change: Change, sides: Sides, data: bytes, folders: list[int]
-    ) -> Callable[[], None]:
-        """The job, for a worker thread, that puts one change into its source. What it needs of
-        the core is taken here; the folders that it works in are added to *folders*."""
-        source = change.projection.source
-        item, kind = change.item, change.kind
-        if item is not None and change.is_folder and kind is not Kind.MODE:
-            return lambda: None  # the folder itself was made with its parents
-        folder, name = source.place(change.place)
-        folders.append(folder)
+    def _jobs(self, parts: "Sequence[_Part]") -> list[Job]:
+        jobs = []
+        by_ino: dict[int, bytes] = {}
+        for part in sorted(parts, key=lambda one: one.change.kind is not Kind.RENAMED):
+            job = self._job(part)
+            number = part.change.item.ino if part.change.item is not None else None
+            if number is not None and job.how in ("write", "copy", "move", "symlink"):
+                if number in by_ino:
+                    # Another name of one inode stays that.
+                    job = Job(
+                        "link", job.place, job.old_place, job.expected, link_to=by_ino[number]
+                    )
+                else:
+                    by_ino[number] = job.place
+            jobs.append(job)
+        return jobs
+
+    def _job(self, part: "_Part") -> Job:
+        change, sides = part.change, part.sides
+        item, old = change.item, sides.source
+        expected = old.version if old is not None else None
         if item is None:
-            gone = source.stat(change.place)
-            return lambda: apply.remove(folder, name, gone)
+            return Job("delete", change.place, change.place, expected)
         inode = self._staged(change)
-        if kind is Kind.MODE:
-            assert inode is not None
-            now = source.stat(change.place)
-            mode = inode.mode if inode.mode is not None else now.mode
-            owner = (inode.uid, inode.gid)
-            return lambda: apply.set_attributes(folder, name, mode, owner, now)
-        if kind is Kind.RENAMED:
-            return self._renaming(change, sides, data, folder, name, folders)
-        return self._placing(change, sides, data, folder, name)
-
-    def _placing(
-        self, change: Change, sides: Sides, data: bytes, folder: int, name: bytes
-    ) -> Callable[[], None]:
-        """The job that writes the new side at its place."""
-        item = change.item
-        assert item is not None
-        source = change.projection.source
+        if change.kind is Kind.MODE:
+            metadata = Metadata(stat.S_IMODE(item.mode), item.uid, item.gid)
+            return Job("mode", change.place, change.place, expected, metadata=metadata)
+        if stat.S_ISDIR(item.kind):
+            return Job("folder", change.place)
+        own = inode is not None and (inode.body is not None or inode.target is not None)
+        if change.kind is Kind.RENAMED and not own:
+            return Job("move", change.place, change.old_place, expected, metadata=self._moved(part))
+        if not own and item.origin is not None and item.ino is not None:
+            settler = self._settler(change.projection)
+            if item.origin != change.place and settler.shows(item.origin, item.ino):
+                return Job("link", change.place, change.old_place, expected, link_to=item.origin)
+        job = Job("write", change.place, change.old_place, expected, part.data)
         if stat.S_ISLNK(item.kind):
-            target = sides.new.read() if sides.new is not None else b""
-            replaced = source.stat(change.place) if change.old_place == change.place else None
-            return lambda: apply.write_symlink(folder, name, target, replaced)
-        if stat.S_ISREG(item.kind):
-            return self._writing_regular(change, sides, data, folder, name)
-        raise OSError(errno.EOPNOTSUPP, "pipes and sockets are not committed")
+            job.how, job.data = "symlink", sides.new.read() if sides.new is not None else b""
+            return job
+        if not stat.S_ISREG(item.kind):
+            raise OSError(95, "pipes and sockets are not committed")
+        job.metadata = self._metadata(part, inode)
+        if not own and sides.new is not None:
+            job.how, job.fd, job.version = "copy", sides.new.fd, sides.new.version
+        return job
 
-    def _renaming(
-        self,
-        change: Change,
-        sides: Sides,
-        data: bytes,
-        folder: int,
-        name: bytes,
-        folders: list[int],
-    ) -> Callable[[], None]:
-        """The job that moves a file, or writes it anew at its new name and removes the old."""
-        source = change.projection.source
-        inode = self._staged(change)
-        assert change.old_place is not None
-        old_folder, old_name = source.place(change.old_place)
-        folders.append(old_folder)
-        old_version = source.stat(change.old_place)
-        if inode is not None and (inode.body is not None or inode.target is not None):
-            place = self._placing(change, sides, data, folder, name)
+    @staticmethod
+    def _moved(part: "_Part") -> Metadata:
+        """What a moved object gets besides: the mode and owner that the agent gave it."""
+        item, version = part.change.item, part.sides.source.version if part.sides.source else None
+        if item is None or version is None or not stat.S_ISREG(item.kind):
+            return Metadata()
+        mode = stat.S_IMODE(item.mode)
+        return Metadata(
+            None if mode == stat.S_IMODE(version.mode) else mode,
+            None if item.uid == version.uid else item.uid,
+            None if item.gid == version.gid else item.gid,
+        )
 
-            def write_then_remove() -> None:
-                place()
-                apply.remove(old_folder, old_name, old_version)
-
-            return write_then_remove
-        mode = None if inode is None else inode.mode
-        if change.old is not None and mode == stat.S_IMODE(change.old.mode):
-            mode = None
-
-        def move() -> None:
-            apply.move(old_folder, old_name, folder, name, old_version)
-            if mode is not None:
-                moved = stat_at(folder, name)
-                apply.set_attributes(folder, name, mode, (None, None), moved)
-
-        return move
-
-    def _writing_regular(
-        self, change: Change, sides: Sides, data: bytes, folder: int, name: bytes
-    ) -> Callable[[], None]:
-        inode = self._staged(change)
-        old = change.old if change.old is not None and stat.S_ISREG(change.old.mode) else None
-        base = sides.base
-        mode = inode.mode if inode is not None else stat.S_IMODE(sides.new.mode if sides.new else 0)
-        if old is not None and base is not None and mode == stat.S_IMODE(old.mode):
-            mode = None  # as the original's is now, which is copied
-        owner = None
-        if inode is not None and (old is None or (inode.uid, inode.gid) != (old.uid, old.gid)):
-            owner = (-1 if inode.uid is None else inode.uid, -1 if inode.gid is None else inode.gid)
+    def _metadata(self, part: "_Part", inode: StagedInode | None) -> Metadata:
+        """What a file that is written anew gets: what the mount shows, and from the file that it
+        was made from, or replaces, what the mount does not show."""
+        item, sides = part.change.item, part.sides
+        assert item is not None
         times = None
         if inode is not None and inode.body is not None:
             body = self._fs.bodies.stat(inode.body)
             times = (body.st_atime_ns, body.st_mtime_ns)
-        new = sides.new
-        replaces = change.old_place == change.place
-        return lambda: apply.write_file(
-            folder,
-            name,
-            new.read() if new is not None and new.raw else data,
-            mode=mode,
-            owner=owner,
-            times_ns=times,
-            xattrs=inode.xattrs if inode is not None else {},
-            expected=base.version if base is not None and replaces else None,
-            original=base.fd if base is not None else None,
+        original = None
+        if sides.new is not None and sides.new.raw:
+            original = sides.new.fd
+        elif sides.source is not None and sides.source.fd >= 0:
+            original = sides.source.fd
+        return Metadata(
+            stat.S_IMODE(item.mode),
+            item.uid,
+            item.gid,
+            times,
+            tuple(inode.xattrs.items()) if inode is not None else (),
+            original,
         )
+
+    def _folders(self, changes: Sequence[Change]) -> dict[bytes, Metadata]:
+        """Folders of the agent's that the changes stand in: the source has to get them."""
+        found: dict[bytes, Metadata] = {}
+        settler = self._settler(changes[0].projection)
+        for change in changes:
+            if change.item is None or change.kind is Kind.MODE:
+                continue
+            place = change.place if change.is_folder else change.place.rpartition(b"/")[0]
+            while place and place not in found:
+                folder = settler.folder_at(place)
+                if folder is not None and folder.origin != place:
+                    mode = 0o755 if folder.mode is None else folder.mode
+                    found[place] = Metadata(mode, folder.uid, folder.gid)
+                place = place.rpartition(b"/")[0]
+        return found
+
+    def _emptied(self, projection: Projection, changes: Sequence[Change]) -> list[bytes]:
+        """Source folders that something was taken from and that the mount does not show."""
+        found = set()
+        settler = self._settler(projection)
+        for change in changes:
+            place = change.ends
+            while place and (place := place.rpartition(b"/")[0]):
+                if place in found:
+                    break
+                if settler.is_gone(place):
+                    found.add(place)
+        return list(found)
 
     # -- discard ---------------------------------------------------------------------------
 
     async def discard(self, wanted: Sequence[Sequence[bytes]]) -> list[str]:
         """Drop the chosen staged changes; returns their paths."""
         async with self._lock:
-            changes = self.choose(wanted)
-            everything = not wanted
+            changes = self.choose(wanted) if not wanted else self._take(wanted, discard=True)
             touched: list[Touched] = []
-            projections = {change.projection.id: change.projection for change in changes}
-            if everything:
-                for projection in self._projections():
-                    settler = Settler(self._fs.union, self._fs.files, projection)
-                    with self._fs.tree.transaction():
-                        settler.reset()
-                    touched.append(settler.touched)
+            if wanted:
+                projections = {change.projection.id: change.projection for change in changes}
             else:
-                for change in changes:
-                    settler = Settler(self._fs.union, self._fs.files, change.projection)
-                    with self._fs.tree.transaction():
-                        settler.discard(change)
-                    touched.append(settler.touched)
-            await self._finish(touched, projections)
+                projections = {one.id: one for one in self._projections()}
+            for projection in projections.values():
+                settler = self._settler(projection)
+                with self._fs.tree.transaction():
+                    if wanted:
+                        settler.discard([c for c in changes if c.projection is projection])
+                    else:
+                        settler.reset()
+                touched.append(settler.touched)
+            await self._finish(touched)
             for change in changes:
                 self._workspace.log.append(
                     Event.DISCARD, path=change.path, detail={"kind": change.kind.value}
@@ -524,18 +593,34 @@ class Committer:
 
     # -- both ------------------------------------------------------------------------------
 
-    async def _finish(self, touched: list[Touched], projections: dict[int, Projection]) -> None:
-        """Remove what is left over in the stage, and let the kernel look anew."""
-        for projection in projections.values():
-            settler = Settler(self._fs.union, self._fs.files, projection)
+    async def _finish(self, touched: list[Touched]) -> list[Change]:
+        """Remove what is left over in the stage, and let the kernel look anew; returns the changes
+        that are left."""
+        self.reviewer.settled()
+        left = self.reviewer.find(self._projections())
+        for projection in self._projections():
+            settler = self._settler(projection)
             with self._fs.tree.transaction():
-                settler.prune()
+                settler.prune([change for change in left if change.projection is projection])
             touched.append(settler.touched)
+        self.reviewer.settled()
         mount = self._workspace.mount
         if mount is not None:
             entries = [entry for one in touched for entry in one.entries]
             numbers = {number for one in touched for number in one.numbers}
             await kernel.drop_nodes(mount, entries, sorted(numbers))
+        return left
+
+
+@dataclass(slots=True)
+class _Part:
+    """A change on its way to its source: reviewed, its bytes restored."""
+
+    change: Change
+    sides: Sides
+    reviewed: Reviewed
+    before: Snapshot | None
+    data: bytes
 
 
 def diff_json(reviewed: Reviewed) -> dict[str, Any]:

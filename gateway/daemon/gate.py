@@ -98,6 +98,10 @@ class WorkspaceGate:
         """Changes with every grant and policy."""
         return self._changes + self._policies.generation
 
+    def subject(self, projection: int) -> str | None:
+        """Whom a projection was granted to, None without a live grant."""
+        return self._subjects.get(projection)
+
     def access(self, projection: int) -> Access:
         """Union of what the live grants of a projection allow at this instant."""
         allowed = Access.NONE
@@ -138,8 +142,7 @@ class WorkspaceGate:
             granted=True,
         )
         if decision.verdict == "allow":
-            if request.action == "read":
-                self._grants.used(request.projection)
+            self._grants.used(request.projection)
             return Verdict(True, decision.rule)
         self._log.append(
             Event.REFUSE,
@@ -170,7 +173,7 @@ class WorkspaceGate:
         mount_path: bytes,
         caller: Caller | None,
         projection: int,
-        detail: Mapping[str, str | int | bool | None],
+        detail: Mapping[str, str | int | bool | bytes | None],
     ) -> None:
         """Queue an event for the log."""
         self._log.append(

@@ -177,7 +177,7 @@ class Handlers:
         for forms in _raw(request.paths):
             projection, place = self._workspace.resolve(forms)
             host_path = projection.source.host_path(place)
-            shown_as = names.join(projection.name, place)
+            shown_as = names.below(projection.name, place)
             work = partial(scan_path, self._workspace.redactor, host_path, shown_as=shown_as)
             found += await trio.to_thread.run_sync(work)
         return found, []

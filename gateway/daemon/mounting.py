@@ -3,9 +3,11 @@
 import ctypes
 import errno
 import os
+import pwd
 import shutil
 import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.daemon import kernel, sources
@@ -23,10 +25,12 @@ def unmount_stale(mountpoint: str) -> bool:
     if os.fsencode(mountpoint) not in sources.grantfs_mounts():
         return False
     try:
-        os.stat(mountpoint)
+        # Not `stat`: the kernel would answer for a dead daemon from what it holds of the root.
+        os.statvfs(mountpoint)
         return False
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
+        # The second is what a request gets that was under way when the daemon died.
+        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             return False
     if os.getuid() == 0:
         if ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_DETACH):
@@ -42,13 +46,23 @@ def unmount_stale(mountpoint: str) -> bool:
     return True
 
 
-def prepare_mountpoint(mountpoint: str) -> bool:
-    """Make sure that there is an empty folder to mount on; True if it was made here.
+def check_mountpoint(mountpoint: str, own: Sequence[Path]) -> None:
+    """Refuse a mountpoint inside another mount of grantfs or its own folders.
 
-    Raises GrantfsError, UsageError.
+    Raises RefusedError, UsageError.
     """
     if not os.path.isabs(mountpoint):
         raise UsageError(f"the mountpoint {mountpoint} must be an absolute path")
+    real = os.fsencode(os.path.realpath(mountpoint))
+    if real not in sources.grantfs_mounts():  # that one is busy, which is said when it is tried
+        sources.check_outside(real, own)
+
+
+def prepare_mountpoint(mountpoint: str) -> bool:
+    """Make sure that there is an empty folder to mount on; True if it was made here.
+
+    Raises GrantfsError.
+    """
     path = Path(mountpoint)
     try:
         path.mkdir(mode=0o700, parents=True)
@@ -87,8 +101,32 @@ def check_fuse(adapter: str) -> None:
         raise GrantfsError(
             f"cannot mount: /dev/fuse: {error.strerror}; {what} (`grantfs doctor` knows more)"
         ) from error
-    if os.getuid() and shutil.which("fusermount3") is None:
+    if not os.getuid():
+        return
+    if shutil.which("fusermount3") is None:
         raise GrantfsError("cannot mount: fusermount3 is missing; install the package fuse3")
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        raise GrantfsError(
+            f"cannot mount: user id {os.getuid()} has no name, without which fusermount3 refuses;"
+            " add one to /etc/passwd"
+        ) from None
+
+
+def open_mount(mount: kernel.Mount, mountpoint: str, log: Path) -> None:
+    """Mount. Raises GrantfsError, with the reason that fusermount3 gave: it wrote it to our
+    standard error, which is *log*."""
+    before = log.stat().st_size
+    try:
+        mount.open()
+    except (RuntimeError, OSError) as error:
+        said = log.read_bytes()[before:].decode(errors="replace").splitlines()
+        reasons = [line for line in said if line.startswith("fusermount3: ")]
+        raise GrantfsError(
+            f"cannot mount at {mountpoint}: {reasons[-1] if reasons else error};"
+            " `grantfs doctor` says what is missing"
+        ) from error
 
 
 def make_mount(workspace: Workspace) -> kernel.Mount:

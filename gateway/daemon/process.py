@@ -24,9 +24,16 @@ from gateway import settings
 from gateway.audit.events import Event
 from gateway.authority import keys as keystore
 from gateway.control import messages, server
-from gateway.daemon import agent_files, kernel, sources
+from gateway.daemon import agent_files, kernel
 from gateway.daemon.handlers import Handlers
-from gateway.daemon.mounting import check_fuse, make_mount, prepare_mountpoint, unmount_stale
+from gateway.daemon.mounting import (
+    check_fuse,
+    check_mountpoint,
+    make_mount,
+    open_mount,
+    prepare_mountpoint,
+    unmount_stale,
+)
 from gateway.daemon.state import create_state, lock, with_start
 from gateway.daemon.workspace import Workspace
 from gateway.errors import GrantfsError
@@ -86,13 +93,7 @@ class Daemon:
         notes: list[str],
     ) -> None:
         workspace = self._workspace
-        try:
-            mount.open()
-        except (RuntimeError, OSError) as error:
-            raise GrantfsError(
-                f"cannot mount at {workspace.settings.mountpoint}: {error};"
-                " `grantfs doctor` says what is missing"
-            ) from error
+        open_mount(mount, workspace.settings.mountpoint, workspace.folder / LOG_NAME)
         workspace.mount = mount
         try:
             await self._serve(mount, signals, ready, notes)
@@ -217,10 +218,8 @@ def serve(start: messages.StartUp) -> None:
         _redirect(folder)
         check_fuse(chosen.adapter)
         stale = unmount_stale(chosen.mountpoint)
+        check_mountpoint(chosen.mountpoint, [places.state, places.runtime])
         made_mountpoint = prepare_mountpoint(chosen.mountpoint)
-        sources.check_outside(
-            os.fsencode(os.path.realpath(chosen.mountpoint)), [places.state, places.runtime]
-        )
         try:
             workspace = Workspace(folder, places, chosen, new=new)
         except (PolicyError, RuleError, ScanError) as error:

@@ -15,10 +15,13 @@ from gateway.audit.events import show_name
 from gateway.review.flags import flags_for
 from gateway.review.hunks import Hunk, count_lines, hunks, is_binary
 from gateway.review.patch import Side, file_patch
+from vfs.attributes import Fingerprint
 from vfs.filesystem import Filesystem
 from vfs.projection import Projection
 from vfs.redaction import Redactor, Restoration
-from vfs.stage.changes import Change, ChangeFinder
+from vfs.redaction.restore import Mode
+from vfs.stage.changes import Change, ChangeFinder, Kind
+from vfs.stage.links import LinkNames
 from vfs.statx import Stat, stat_fd
 
 DIFF_BYTES = 16 * 1024 * 1024
@@ -34,6 +37,7 @@ class Opened:
     data: bytes | None = None
     raw: bool = False
     version: Stat | None = None
+    profile: str = "strict"
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -55,22 +59,28 @@ class Opened:
 
 @dataclass(slots=True)
 class Sides:
-    """Both sides of a change and, where it can be had, the unmasked base for restoring.
+    """Both sides of a change as they are shown, and what a commit needs besides.
 
-    `writes` is the staged inode's counter when it was opened: a commit compares it.
+    `source` is the source's present object at the old place; `base` the source's own bytes that
+    placeholders on the new side may stand for, under `profile`; `writes` the staged inode's
+    counter when it was opened, which a commit compares; `links` its number of names; `expected`
+    what the source held at the old place when the stage first covered it.
     """
 
     change: Change
     profile: str
-    old: Opened | None
-    new: Opened | None
-    base: Opened | None
-    writes: int
+    old: Opened | None = None
+    new: Opened | None = None
+    source: Opened | None = None
+    base: Opened | None = None
+    writes: int = 0
+    links: int = 1
+    expected: Fingerprint | None = None
     conflict: str | None = None
 
     def close(self) -> None:
         """Close all descriptors."""
-        for side in (self.old, self.new, self.base):
+        for side in (self.old, self.new, self.source, self.base):
             if side is not None:
                 side.close()
 
@@ -114,10 +124,15 @@ class Reviewed:
 
     def patch(self, binary: bool = False) -> bytes:
         """The change as a unified diff that `git apply` takes."""
-        if self.change.is_folder:
+        sides = [side for side in (self.old, self.new) if side is not None]
+        if not sides or any(not _shown_by_git(side.mode) for side in sides):
             return b""
         origin = self.change.from_path
         return file_patch(self.change.path, origin, self.old, self.new, binary=binary)
+
+
+def _shown_by_git(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 class Reviewer:
@@ -128,156 +143,221 @@ class Reviewer:
         self._redactor = redactor
         self._key = digest_key
         self._finder = ChangeFinder(fs.union)
+        self._links = LinkNames(fs.union)
 
     def find(self, projections: Sequence[Projection]) -> list[Change]:
-        """Every staged change, sorted by path in the mount."""
+        """Every staged change, sorted by path in the mount. Raises OSError."""
+        for projection in projections:
+            if self._fs.tree.top(projection.id) is not None:
+                self._links.name_all(projection)
         found = [change for projection in projections for change in self._finder.find(projection)]
         return sorted(found, key=lambda change: change.path)
+
+    def settled(self) -> None:
+        """A commit or discard has changed stage and sources."""
+        self._links.forget()
 
     # -- opening, on the core's task -------------------------------------------------------
 
     def open_sides(self, change: Change) -> Sides:
-        """Open what a change is about. The caller closes it."""
-        projection = change.projection
-        host_path = projection.source.host_path(change.old_place or change.place)
-        profile = self._fs.gate.profile(projection.id, host_path)
-        sides = Sides(change, profile, None, None, None, 0)
+        """Open what a change is about; what cannot be opened is a conflict. The caller closes."""
+        base = self._fs.tree.bases.get((change.projection.id, change.old_place or b""))
+        known = base is not None and change.old_place is not None
+        sides = Sides(change, "strict", expected=base.fingerprint if base and known else change.old)
+        if change.taken:
+            sides.conflict = "the source has something there now"
         try:
+            sides.source = self._source(change, sides)
             sides.old = self._old(change)
             sides.new = self._new(change, sides)
-            sides.base = self._base(change)
+            sides.base = self._base(change, sides)
+        except OSError as error:
+            if sides.conflict is None:
+                sides.conflict = f"it cannot be read: {error.strerror}"
         except BaseException:
             sides.close()
             raise
         return sides
 
-    def _source_side(self, projection: Projection, path: bytes, mode: int) -> Opened:
-        if stat.S_ISLNK(mode):
-            return Opened(mode, data=projection.source.readlink(path))
-        if not stat.S_ISREG(mode):
-            return Opened(mode, data=b"")
-        fd, version = projection.source.open_file(path)
-        return Opened(mode, fd=fd, raw=True, version=version)
+    def _profile(self, projection: Projection, path: bytes) -> str:
+        return self._fs.gate.profile(projection.id, projection.source.host_path(path))
+
+    def _source_side(self, projection: Projection, path: bytes, kind: int) -> Opened:
+        profile = self._profile(projection, path)
+        if kind == stat.S_IFREG:
+            fd, version = projection.source.open_file(path)
+            return Opened(version.mode, fd=fd, raw=True, version=version, profile=profile)
+        version = projection.source.stat(path)
+        data = projection.source.readlink(path) if stat.S_ISLNK(version.mode) else b""
+        return Opened(version.mode, data=data, raw=bool(data), version=version, profile=profile)
+
+    def _source(self, change: Change, sides: Sides) -> Opened | None:
+        """The source's object at the old place as it is now."""
+        if change.old_place is None or change.old is None:
+            return None
+        projection = change.projection
+        try:
+            now = projection.source.stat(change.old_place)
+        except (FileNotFoundError, NotADirectoryError):
+            sides.conflict = "the source's file is gone"
+            return None
+        if now.kind != stat.S_IFMT(change.old.mode):
+            sides.conflict = "the source has something else there now"
+            return None
+        if change.kind in (Kind.MODE, Kind.DELETED) and self._kept_body(change) is not None:
+            return Opened(now.mode, data=b"", version=now)
+        try:
+            return self._source_side(projection, change.old_place, now.kind)
+        except PermissionError:
+            # Not ours to read: it can be moved, removed or given another mode all the same.
+            return Opened(now.mode, data=b"", version=now)
+
+    def _kept_body(self, change: Change) -> int | None:
+        base = self._fs.tree.bases.get((change.projection.id, change.old_place or b""))
+        return None if base is None else base.body
 
     def _old(self, change: Change) -> Opened | None:
         if change.old_place is None or change.old is None:
             return None
-        base = self._fs.tree.bases.get((change.projection.id, change.old_place))
-        if base is not None and base.body is not None:
-            return Opened(change.old.mode, fd=self._fs.bodies.open(base.body))
+        body = self._kept_body(change)
+        if body is not None:
+            return Opened(change.old.mode, fd=self._fs.bodies.open(body))
         try:
-            return self._source_side(change.projection, change.old_place, change.old.mode)
+            kind = stat.S_IFMT(change.old.mode)
+            side = self._source_side(change.projection, change.old_place, kind)
         except OSError:
             return Opened(change.old.mode, data=b"")
+        side.mode = change.old.mode
+        return side
 
     def _new(self, change: Change, sides: Sides) -> Opened | None:
         item = change.item
         if item is None:
             return None
         inode = self._fs.tree.inodes.get(item.ino) if item.ino is not None else None
-        mode = item.mode
-        if inode is not None and inode.mode is None and change.old is not None:
-            mode = change.old.mode
         if inode is not None:
             sides.writes = inode.writes
+            if not inode.is_folder:
+                sides.links = inode.nlink or 1
             if inode.target is not None:
-                return Opened(mode, data=inode.target)
+                return Opened(item.mode, data=inode.target)
             if inode.body is not None:
-                return Opened(mode, fd=self._fs.bodies.open(inode.body))
-        if item.origin is None or not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            return Opened(mode, data=b"")
-        return self._source_side(change.projection, item.origin, mode)
-
-    def _base(self, change: Change) -> Opened | None:
-        """The source's own bytes that placeholders on the new side may stand for."""
-        if change.old_place is None or change.old is None or not stat.S_ISREG(change.old.mode):
-            return None
+                return Opened(item.mode, fd=self._fs.bodies.open(inode.body))
+        if item.origin is None or item.kind not in (stat.S_IFREG, stat.S_IFLNK):
+            return Opened(item.mode, data=b"")
         try:
-            return self._source_side(change.projection, change.old_place, change.old.mode)
-        except OSError:
+            side = self._source_side(change.projection, item.origin, item.kind)
+        except PermissionError:
+            if change.kind in (Kind.MODE, Kind.RENAMED):
+                return Opened(item.mode, data=b"")
+            raise
+        side.mode = item.mode
+        return side
+
+    def _base(self, change: Change, sides: Sides) -> Opened | None:
+        """What placeholders on the new side may stand for: the file that it was made from, else
+        the one that it replaces."""
+        if sides.new is None or sides.new.raw or not stat.S_ISREG(sides.new.mode):
             return None
+        item = change.item
+        for path in (item.origin if item is not None else None, change.old_place):
+            if path is None:
+                continue
+            sides.profile = self._profile(change.projection, path)
+            try:
+                return self._source_side(change.projection, path, stat.S_IFREG)
+            except OSError:
+                continue
+        return None
 
     # -- working, in a thread --------------------------------------------------------------
 
-    def conflict(self, change: Change, base: Opened | None) -> str | None:
+    def conflict(self, sides: Sides) -> str | None:
         """Why a change cannot land on the source as it is now; None if it can.
 
-        Compares content where times differ: a touched but equal file is no conflict.
+        Compares content where times differ: a touched but equal file is no conflict. A change of
+        mode asks for the old mode alone.
         """
-        if change.old_place is None:
+        if sides.conflict is not None:
+            return sides.conflict
+        change, old = sides.change, sides.expected
+        if old is None or sides.source is None or sides.source.version is None:
             return None
-        if change.old is None:
-            return "the source has something there now"
-        old = change.old
-        if not stat.S_ISREG(old.mode):
-            return None
-        if base is None or base.version is None:
-            return "the source's file is gone or cannot be read"
-        now = base.version
-        same = (now.dev, now.ino, now.size, now.mtime_ns, now.ctime_ns) == (
+        now = sides.source.version
+        if change.kind is Kind.MODE:
+            same = (now.mode, now.uid, now.gid) == (old.mode, old.uid, old.gid)
+            return None if same else "its mode or owner in the source changed"
+        if stat.S_ISDIR(old.mode):
+            return None  # it goes only if it is empty
+        if (now.dev, now.ino, now.size, now.mtime_ns, now.ctime_ns) == (
             old.dev, old.ino, old.size, old.mtime_ns, old.ctime_ns,
-        )  # fmt: skip
-        if same:
+        ):  # fmt: skip
             return None
-        if old.digest is None or old.size != now.size:
+        if old.digest is None or old.size != now.size or now.mode != old.mode:
             return "the source changed"
-        if hmac.new(self._key, base.read(), hashlib.sha256).digest() != old.digest:
+        if hmac.new(self._key, sides.source.read(), hashlib.sha256).digest() != old.digest:
             return "the source changed"
         return None
 
-    def read_masked(self, side: Opened | None, profile: str) -> Side | None:
+    def read_masked(self, side: Opened | None) -> Side | None:
         """A side as it may be shown: bytes of a source masked."""
         if side is None:
             return None
         data = side.read()
         if side.raw:
-            data = self._mask(data, profile)
+            data = self._mask(data, side.profile)
         return Side(side.mode, data)
 
     def _mask(self, data: bytes, profile: str) -> bytes:
         findings = self._redactor.findings(data, profile)
         return self._redactor.masker.mask(data, findings)
 
-    def restoration(self, sides: Sides, staged: bytes, mode: str = "ask") -> Restoration:
-        """The staged bytes with the base's secrets put back."""
+    def restoration(self, sides: Sides, staged: bytes, mode: Mode = "ask") -> Restoration:
+        """The staged bytes with the base's secrets put back. Raises ScanError."""
         base = sides.base.read() if sides.base is not None else b""
-        return self._redactor.restore(staged, base, sides.profile, mode=mode)  # type: ignore[arg-type]
+        profile = sides.profile if sides.base is not None else "none"
+        return self._redactor.restore(staged, base, profile, mode=mode)
 
     def review(self, sides: Sides) -> Reviewed:
         """Read, scan and diff one change. For worker threads; OSError if it cannot be read."""
         change = sides.change
-        conflict = sides.conflict or self.conflict(change, sides.base)
-        big = any(
+        conflict = self.conflict(sides)
+        if any(
             side is not None and side.fd >= 0 and stat_fd(side.fd).size > DIFF_BYTES
             for side in (sides.old, sides.new)
-        )
-        if big:
+        ):
             return self._big(sides, conflict)
-        old = self.read_masked(sides.old, sides.profile)
-        new = self.read_masked(sides.new, sides.profile)
+        old = self.read_masked(sides.old)
+        new = self.read_masked(sides.new)
         texts = [side.data for side in (old, new) if side is not None]
         binary = any(is_binary(text) for text in texts)
         found = []
         if not binary and not change.is_folder:
             found = hunks(old.data if old else b"", new.data if new else b"", path=change.path)
-        flags = flags_for(
-            show_name(change.path), show_name(change.place),
-            old.mode if old else None, new.mode if new else None,
-            old.data if old else None, new.data if new else None, binary,
-        )  # fmt: skip
-        placeholders = undecided = 0
-        staged = sides.new is not None and not sides.new.raw and stat.S_ISREG(sides.new.mode)
-        if staged and new is not None and conflict is None and sides.profile != "none":
-            outcome = self.restoration(sides, new.data)
-            placeholders = outcome.restored + len(outcome.undecided)
-            undecided = len(outcome.undecided)
-            flags += sorted({f"placeholder-{one.why}" for one in outcome.undecided})
-            if outcome.dropped:
-                flags.append("secret-dropped")
-        return Reviewed(
-            change, conflict, old, new, binary, found, flags, placeholders, undecided,
+        reviewed = Reviewed(
+            change, conflict, old, new, binary, found, self._flags(sides, old, new, binary), 0, 0,
             sides.writes, self._digest(change, new),
         )  # fmt: skip
+        self._judge_placeholders(sides, reviewed)
+        return reviewed
+
+    def _flags(self, sides: Sides, old: Side | None, new: Side | None, binary: bool) -> list[str]:
+        change = sides.change
+        return flags_for(
+            show_name(change.path), show_name(change.place),
+            sides.old.mode if sides.old else None, sides.new.mode if sides.new else None,
+            old.data if old else None, new.data if new else None, binary, links=sides.links,
+        )  # fmt: skip
+
+    def _judge_placeholders(self, sides: Sides, reviewed: Reviewed) -> None:
+        if sides.new is None or sides.new.raw or not stat.S_ISREG(sides.new.mode):
+            return
+        outcome = self.restoration(sides, sides.new.read())
+        reviewed.placeholders = outcome.restored + len(outcome.undecided)
+        reviewed.undecided = len(outcome.undecided)
+        reviewed.flags += sorted({f"placeholder-{one.why}" for one in outcome.undecided})
+        if outcome.dropped:
+            reviewed.flags.append("secret-dropped")
 
     def _big(self, sides: Sides, conflict: str | None) -> Reviewed:
         digest = hmac.new(self._key, digestmod=hashlib.sha256)
@@ -287,16 +367,15 @@ class Reviewer:
             while part := os.pread(new.fd, 1 << 20, at):
                 digest.update(part)
                 at += len(part)
-        change = sides.change
-        old_mode = sides.old.mode if sides.old is not None else None
-        new_mode = new.mode if new is not None else None
-        flags = flags_for(
-            show_name(change.path), show_name(change.place), old_mode, new_mode, None, None, True
-        )
-        flags.append("large")
-        return Reviewed(
-            change, conflict, None, None, True, [], flags, 0, 0, sides.writes, digest.digest()
-        )
+        flags = self._flags(sides, None, None, True)
+        if "large" not in flags:
+            flags.append("large")
+        reviewed = Reviewed(
+            sides.change, conflict, None, None, True, [], flags, 0, 0, sides.writes,
+            digest.digest(),
+        )  # fmt: skip
+        self._judge_placeholders(sides, reviewed)
+        return reviewed
 
     def _digest(self, change: Change, new: Side | None) -> bytes:
         digest = hmac.new(self._key, digestmod=hashlib.sha256)

@@ -73,6 +73,9 @@ def open_source(path: bytes, own: Sequence[Path]) -> Source:
             raise GrantfsError(
                 f"cannot grant {shown}: it is reached through a symlink; name its target"
             )
+        need = os.R_OK | os.X_OK if stat.S_ISDIR(kind) else os.R_OK
+        if not os.access(path, need, effective_ids=True):
+            raise GrantfsError(f"cannot grant {shown}: you cannot read it yourself")
         return Source(path, protected.__contains__)
     except FileNotFoundError:
         raise GrantfsError(f"cannot grant {shown}: there is no such file or folder") from None

@@ -4,8 +4,8 @@ Everything here runs on the daemon's core task. What must be durable before it t
 written to the log first, and waited for; what the kernel has cached is dropped afterwards.
 """
 
-import getpass
 import os
+import pwd
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,14 @@ class _Plan:
 def own_folders(places: Places) -> list[Path]:
     """Folders that no grant may reach: state, sockets, configuration, and managed policy."""
     return [places.state, places.runtime, places.config, places.user_policy]
+
+
+def user_name() -> str:
+    """The owner's name for the log, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def managed_folders(places: Places) -> list[ManagedFolder]:
@@ -302,7 +310,7 @@ class Workspace:
                 "redact": spec.profile,
                 "expires_at": clock.rfc3339(expires),
                 "shortened": plan.shortened_by is not None,
-                "by": getpass.getuser(),
+                "by": user_name(),
             },
         )
         grant = self.grants.add(
@@ -373,7 +381,7 @@ class Workspace:
                 subject=grant.subject,
                 path=grant.mounted_as,
                 grant=grant.id,
-                detail={"scope": grant.scopes[-1], "by": getpass.getuser()},
+                detail={"scope": grant.scopes[-1], "by": user_name()},
             )
             self.grants.revoke(grant)
         await self._after_ending({grant.projection for grant in grants})

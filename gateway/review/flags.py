@@ -62,9 +62,11 @@ def flags_for(
     old: bytes | None,
     new: bytes | None,
     binary: bool,
+    links: int = 1,
 ) -> list[str]:
     """The flags of one change. `path` names it in the mount, `place` within its grant; modes have
-    type bits; `old` and `new` are masked contents or link targets, None where there are none."""
+    type bits; `old` and `new` are masked contents or link targets, None where there are none;
+    `links` is the number of names that the new side has in the mount."""
     found = []
     if new_mode is None:
         found.append("deleted")
@@ -75,8 +77,12 @@ def flags_for(
     elif stat.S_ISREG(new_mode):
         if new_mode & 0o111 and not (old_mode or 0) & 0o111:
             found.append("executable")
-        if new_mode & 0o6000 and not (old_mode or 0) & 0o6000:
+        if new_mode & 0o6000:  # whoever owns it, what it runs is new
             found.append("setuid")
+        if links > 1:
+            found.append("hard-link")
+    elif not stat.S_ISDIR(new_mode):
+        found.append("special")
     if old_mode is not None and new_mode is not None and old_mode != new_mode:
         found.append("mode")
     if runs_later(place):

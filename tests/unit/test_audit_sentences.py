@@ -84,7 +84,7 @@ def test_a_sentence_is_one_safe_line(event: Event, outcome: str) -> None:
         ),
         (
             record(Event.STAGE, detail={"action": "rename", "from": "b"}),
-            "Agent staged rename of proj/a.py from b.",
+            "Agent staged proj/a.py: rename from b.",
         ),
         (
             record(Event.LOG_RECOVERED, detail={"unsigned": 2}),

@@ -3,12 +3,16 @@
 Only staged folders are compared, so the cost follows what was changed; a moved or replaced
 folder is compared in full. Changes name files, as git does; a folder is named where it is empty.
 A file moved by the agent is known to be one (its origin tells), never guessed by similarity.
+
+What the user put into a source meanwhile is never taken for something that the agent deleted or
+replaced: the agent's part in a source place is known by its base (see `stage.tree`), or by the
+object's showing elsewhere in the mount.
 """
 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from vfs import names
@@ -42,6 +46,8 @@ class Item:
     ino: int | None
     origin: bytes | None
     mode: int
+    uid: int
+    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Change:
 
     `place` is where the new side stands (of a deletion: where the old one stood), `old_place`
     where the old side stands in the source: None for an addition, another place for a rename.
+    `taken`: the source has something at `place` that the agent never saw.
     """
 
     projection: Projection
@@ -58,18 +65,19 @@ class Change:
     old_place: bytes | None
     item: Item | None
     old: Fingerprint | None
+    taken: bool = False
 
     @property
     def path(self) -> bytes:
         """Path relative to the mount's root."""
-        return names.join(self.projection.name, self.place)
+        return names.below(self.projection.name, self.place)
 
     @property
     def from_path(self) -> bytes | None:
         """Where a renamed file was, relative to the mount's root."""
         if self.kind is not Kind.RENAMED or self.old_place is None:
             return None
-        return names.join(self.projection.name, self.old_place)
+        return names.below(self.projection.name, self.old_place)
 
     @property
     def is_folder(self) -> bool:
@@ -77,20 +85,20 @@ class Change:
         mode = self.item.mode if self.item is not None else self.old.mode if self.old else 0
         return stat.S_ISDIR(mode)
 
+    @property
+    def ends(self) -> bytes | None:
+        """The place of the source whose content is gone once this change has landed."""
+        return None if self.kind is Kind.MODE else self.old_place
+
 
 @dataclass(slots=True)
 class _Found:
     changes: list[Change] = field(default_factory=list)
     gone: dict[bytes, Stat] = field(default_factory=dict)
     new: dict[bytes, Item] = field(default_factory=dict)
-
-
-def _attributes_differ(inode: StagedInode, base: Fingerprint) -> bool:
-    return (
-        (inode.mode is not None and inode.mode != stat.S_IMODE(base.mode))
-        or (inode.uid is not None and inode.uid != base.uid)
-        or (inode.gid is not None and inode.gid != base.gid)
-    )
+    pairs: list[tuple[Stat, bytes, Item]] = field(default_factory=list)
+    over: dict[bytes, Stat] = field(default_factory=dict)
+    elsewhere: set[bytes] = field(default_factory=set)
 
 
 class ChangeFinder:
@@ -108,25 +116,35 @@ class ChangeFinder:
             return []
         found = _Found()
         old = self._source_stat(projection, b"")
-        self._pair(projection, old, b"", self._item(top), b"", found)
+        self._pair(projection, old, b"", self._item(projection, top), b"", found)
+        for status, path, item in found.pairs:
+            known = item.origin == path or self._seen(projection, path, found)
+            if known or self._linked(projection, path, item):
+                self._files(projection, status, path, item, found)
+            else:
+                found.new[path] = item
+                found.over[path] = status
+        for path in list(found.gone):
+            if not self._seen(projection, path, found):
+                del found.gone[path]
         for place, item in found.new.items():
-            found.changes.append(self._addition(projection, place, item, found))
+            change = self._addition(projection, place, item, found)
+            taken = place in found.over and not self._seen(projection, place, found)
+            found.changes.append(replace(change, taken=True) if taken else change)
         for place, status in found.gone.items():
-            found.changes.append(
-                Change(
-                    projection,
-                    Kind.DELETED,
-                    place,
-                    place,
-                    None,
-                    self._base(projection, place, status),
-                )
-            )
+            base = self._base(projection, place, status)
+            found.changes.append(Change(projection, Kind.DELETED, place, place, None, base))
         return sorted(found.changes, key=lambda change: (change.place, change.kind))
 
+    def _seen(self, projection: Projection, path: bytes, found: _Found) -> bool:
+        """True if the agent had to do with what the source has at *path*."""
+        return (projection.id, path) in self._tree.bases or path in found.elsewhere
+
     def _addition(self, projection: Projection, place: bytes, item: Item, found: _Found) -> Change:
-        if item.origin is not None and item.origin in found.gone:
-            status = found.gone.pop(item.origin)
+        status = found.gone.get(item.origin) if item.origin is not None else None
+        if status is not None and stat.S_IFMT(status.mode) == item.kind:
+            assert item.origin is not None
+            del found.gone[item.origin]
             base = self._base(projection, item.origin, status)
             return Change(projection, Kind.RENAMED, place, item.origin, item, base)
         kind = Kind.SYMLINK if stat.S_ISLNK(item.kind) else Kind.ADDED
@@ -145,9 +163,21 @@ class ChangeFinder:
             return None
         return None if self._union.hidden(projection, path) else status
 
-    def _item(self, ino: int) -> Item:
+    def _item(self, projection: Projection, ino: int) -> Item:
         inode = self._tree.inodes[ino]
-        return Item(inode.kind, ino, inode.origin, inode.kind | (inode.mode or 0))
+        mode, uid, gid = inode.mode, inode.uid, inode.gid
+        if inode.origin is not None and None in (mode, uid, gid):
+            try:
+                status = projection.source.stat(inode.origin)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            else:
+                mode = stat.S_IMODE(status.mode) if mode is None else mode
+                uid = status.uid if uid is None else uid
+                gid = status.gid if gid is None else gid
+        if mode is None:
+            mode = 0o755  # a folder that the user removed from the source
+        return Item(inode.kind, ino, inode.origin, inode.kind | mode, uid or 0, gid or 0)
 
     def _staged(self, item: Item | None) -> StagedInode | None:
         if item is None or item.ino is None:
@@ -162,12 +192,17 @@ class ChangeFinder:
         if ino == WHITEOUT:
             return None
         if ino is not None:
-            return self._item(ino)
+            return self._item(projection, ino) if self._union.alive(projection, ino) else None
         if folder.origin is None:
             return None
         path = names.join(folder.origin, name)
         status = self._source_stat(projection, path)
-        return None if status is None else Item(status.kind, None, path, status.mode)
+        if status is None:
+            return None
+        linked = self._tree.linked.get((projection.id, *status.identity))
+        if linked is not None:
+            return self._item(projection, linked)  # another name of a staged file
+        return Item(status.kind, None, path, status.mode, status.uid, status.gid)
 
     def _names(
         self, projection: Projection, old_path: bytes | None, folder: Item | None
@@ -181,7 +216,7 @@ class ChangeFinder:
             if path is not None:
                 try:
                     staged.update(projection.source.list(path))
-                except FileNotFoundError:
+                except (FileNotFoundError, NotADirectoryError):
                     continue
         yield from sorted(staged)
 
@@ -196,14 +231,17 @@ class ChangeFinder:
         place: bytes,
         found: _Found,
     ) -> None:
+        if new is not None and new.origin is not None and new.origin != place:
+            found.elsewhere.add(new.origin)
         old_folder = old is not None and stat.S_ISDIR(old.mode)
         new_folder = new is not None and stat.S_ISDIR(new.kind)
         if old_folder or new_folder:
             if old is not None and not old_folder:
-                assert old_path is not None
-                found.gone[old_path] = old
+                found.gone[place] = old
             if new is not None and not new_folder:
                 found.new[place] = new
+                if old is not None:
+                    found.over[place] = old
             self._folders(
                 projection,
                 old if old_folder else None,
@@ -213,20 +251,18 @@ class ChangeFinder:
                 found,
             )
         elif old is not None and new is not None:
-            assert old_path is not None
-            self._files(projection, old, old_path, new, place, found)
+            found.pairs.append((old, place, new))
         elif new is not None:
-            known = self._tree.bases.get((projection.id, old_path)) if old_path else None
+            known = self._tree.bases.get((projection.id, place)) if old_path is not None else None
             if known is not None:
                 # The user deleted what the agent had changed: still a change of that file, and
                 # a conflict for whoever commits it.
-                change = Change(projection, Kind.MODIFIED, place, old_path, new, known.fingerprint)
+                change = Change(projection, Kind.MODIFIED, place, place, new, known.fingerprint)
                 found.changes.append(change)
             else:
                 found.new[place] = new
         elif old is not None:
-            assert old_path is not None
-            found.gone[old_path] = old
+            found.gone[place] = old
 
     def _folders(
         self,
@@ -237,7 +273,8 @@ class ChangeFinder:
         place: bytes,
         found: _Found,
     ) -> None:
-        before = len(found.changes) + len(found.gone) + len(found.new)
+        """Compare folders. `old_path` is None where the source has no folder at *place*."""
+        before = len(found.changes) + len(found.gone) + len(found.new) + len(found.pairs)
         empty = True
         for name in self._names(projection, old_path, new):
             below = names.join(old_path, name) if old_path is not None else None
@@ -245,56 +282,55 @@ class ChangeFinder:
             child = self._child(projection, new, name)
             empty = empty and status is None and child is None
             self._pair(projection, status, below, child, names.join(place, name), found)
-        nothing_below = before == len(found.changes) + len(found.gone) + len(found.new)
-        inode = self._staged(new)
-        if old is None and new is not None and nothing_below:
+        after = len(found.changes) + len(found.gone) + len(found.new) + len(found.pairs)
+        if old is None and new is not None and before == after:
             found.new[place] = new
         elif new is None and old is not None and empty:
-            assert old_path is not None
-            found.gone[old_path] = old
-        elif old is not None and inode is not None and inode.mode is not None:
-            base = self._base(projection, old_path or b"", old)
-            if inode.mode != stat.S_IMODE(base.mode):
-                found.changes.append(Change(projection, Kind.MODE, place, old_path, new, base))
+            found.gone[place] = old
+        elif old is not None and new is not None:
+            base = self._base(projection, place, old)
+            moved = new.origin != place
+            staged = self._staged(new)
+            own = staged is not None and (staged.uid is not None or staged.gid is not None)
+            if new.mode != base.mode or (
+                (moved or own) and (new.uid, new.gid) != (base.uid, base.gid)
+            ):
+                found.changes.append(Change(projection, Kind.MODE, place, place, new, base))
 
     def _files(
-        self,
-        projection: Projection,
-        old: Stat,
-        old_path: bytes,
-        new: Item,
-        place: bytes,
-        found: _Found,
+        self, projection: Projection, old: Stat, place: bytes, new: Item, found: _Found
     ) -> None:
-        base = self._base(projection, old_path, old)
+        base = self._base(projection, place, old)
         inode = self._staged(new)
-        if inode is None and new.origin == old_path:
+        if inode is None and new.origin == place:
             return
         if new.kind != stat.S_IFMT(base.mode) or not self._same_content(
-            projection, old_path, base, new, inode
+            projection, place, new, inode
         ):
             kind = Kind.SYMLINK if stat.S_ISLNK(new.kind) else Kind.MODIFIED
-        elif inode is not None and _attributes_differ(inode, base):
+        elif (new.mode, new.uid, new.gid) != (base.mode, base.uid, base.gid):
+            if stat.S_ISLNK(new.kind):
+                return  # a link's mode and owner are nobody's business
             kind = Kind.MODE
         else:
             return
-        found.changes.append(Change(projection, kind, place, old_path, new, base))
+        found.changes.append(Change(projection, kind, place, place, new, base))
 
     def _same_content(
-        self,
-        projection: Projection,
-        old_path: bytes,
-        base: Fingerprint,
-        new: Item,
-        inode: StagedInode | None,
+        self, projection: Projection, place: bytes, new: Item, inode: StagedInode | None
     ) -> bool:
         if stat.S_ISLNK(new.kind):
             if inode is None or inode.target is None:
-                return new.origin == old_path
-            return inode.target == projection.source.readlink(old_path)
+                return new.origin == place or self._linked(projection, place, new)
+            return inode.target == projection.source.readlink(place)
+        if not stat.S_ISREG(new.kind):
+            return True
         if inode is None or inode.body is None:
-            return new.origin == old_path
-        known = self._tree.bases.get((projection.id, old_path))
+            return new.origin == place or self._linked(projection, place, new)
+        known = self._tree.bases.get((projection.id, place))
+        if (known is None or known.body is None) and self._linked(projection, place, new):
+            assert new.origin is not None
+            known = self._tree.bases.get((projection.id, new.origin))
         if known is None or known.body is None:
             return False
         key = (inode.body, inode.writes, known.body)
@@ -304,6 +340,16 @@ class ChangeFinder:
                 self._same.clear()
             same = self._same[key] = self._equal_bodies(inode.body, known.body)
         return same
+
+    def _linked(self, projection: Projection, place: bytes, new: Item) -> bool:
+        """True if the place is another name, in the source, of the file that *new* is."""
+        if new.origin is None:
+            return False
+        try:
+            one, other = projection.source.stat(place), projection.source.stat(new.origin)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return one.identity == other.identity
 
     def _equal_bodies(self, one: int, other: int) -> bool:
         bodies = self._tree.bodies
