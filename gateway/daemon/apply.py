@@ -166,7 +166,8 @@ class Temporary:
 class Batch:
     """Steps on one source, whole or not at all. Paths are within the source, which is the
     thread's own (`Source.for_commit`). `shared` are objects that several steps meet under different
-    names: one step changes the ctime that the next one sees. Methods raise MovedError and OSError; then call `undo`."""
+    names: one step changes the ctime that the next one sees. Methods raise MovedError and
+    OSError; then call `undo`."""
 
     def __init__(self, source: Source, shared: frozenset[tuple[int, int]] = frozenset()) -> None:
         self._source = source

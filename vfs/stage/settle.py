@@ -655,10 +655,10 @@ class _Pruning:
         stack = [(top, top_place)]
         while stack:
             folder, place = stack.pop()
-            if place and folder.origin != place and self._parent_home(place):
-                # A folder that was moved stays as it is while that makes a difference.
-                if folder.origin is None or not self._changed_within(place):
-                    self._settler.rehome(folder, place)
+            moved = place and folder.origin != place and self._parent_home(place)
+            # A folder that was moved stays as it is while that makes a difference.
+            if moved and (folder.origin is None or not self._changed_within(place)):
+                self._settler.rehome(folder, place)
             subfolders = 0
             for name, number in list(folder.entries.items()):
                 below = names.join(folder.origin, name) if folder.origin is not None else None
