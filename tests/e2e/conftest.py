@@ -8,7 +8,7 @@ import pytest
 
 _MOUNT = Path(__file__).parent.parent / "mount"
 sys.path.append(str(_MOUNT))
-pytest.register_assert_rewrite("driving", "both_places")
+pytest.register_assert_rewrite("both_places")
 
 # By its path: this file's name is `conftest` as well.
 _spec = importlib.util.spec_from_file_location("mount_fixtures", _MOUNT / "conftest.py")

@@ -1,7 +1,11 @@
 """Real mounts: a fresh `grantfs` for each test, and users to be."""
 
+import contextlib
+import fcntl
 import os
+import pwd
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +68,35 @@ def fill(folder: Path) -> Path:
 # -- another user --------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def fuse_open_to_all() -> Iterator[None]:
+    """Let every user open /dev/fuse, and put its mode back.
+
+    Of several runs at a time on one machine the first notes the mode, and the last restores it.
+    """
+    path = Path(tempfile.gettempdir()) / "grantfs-test-dev-fuse"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def alone() -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        if alone():
+            os.pwrite(fd, b"%04o" % (os.stat("/dev/fuse").st_mode & 0o7777), 0)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        os.chmod("/dev/fuse", 0o666)
+        yield
+        if alone():
+            os.chmod("/dev/fuse", int(os.pread(fd, 4, 0), 8))
+            path.unlink()
+    finally:
+        os.close(fd)
+
+
 @pytest.fixture(scope="session")
 def someone(fuse: None) -> Iterator[User]:
     """An ordinary user who can open /dev/fuse: a throw-away one for root, else who runs this."""
@@ -74,18 +107,16 @@ def someone(fuse: None) -> Iterator[User]:
     subprocess.run(
         ["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True, capture_output=True
     )
-    before = os.stat("/dev/fuse").st_mode & 0o7777
     try:
-        out = subprocess.run(["id", "-u", name], check=True, capture_output=True).stdout
-        user = User(int(out), int(out), name)
-        os.chmod("/dev/fuse", 0o666)
+        entry = pwd.getpwnam(name)
+        user = User(entry.pw_uid, entry.pw_gid, name)
         call = [SCRIPT, "--version"]
         done = subprocess.run(call, capture_output=True, check=False, cwd="/", **user.popen)
         if done.returncode:
             pytest.skip(f"another user cannot run {SCRIPT}: {done.stderr.decode().strip()[-200:]}")
-        yield user
+        with fuse_open_to_all():
+            yield user
     finally:
-        os.chmod("/dev/fuse", before)
         subprocess.run(["userdel", name], check=True, capture_output=True)
 
 
