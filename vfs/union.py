@@ -212,6 +212,9 @@ class Union:
 
     def source_stat(self, node: Node) -> Stat:
         """Attributes of the source object behind a node. Raises ESTALE if another is there."""
+        if node.unlinked and node.content is not None:
+            # Open, but without a name: a commit may have removed it from the source as well.
+            return node.projection.source.stat_open(node.content.fd)
         if node.origin is None:
             # What the agent made, and a discard took away while the kernel still held it.
             raise os_error(errno.ESTALE)
@@ -232,15 +235,12 @@ class Union:
             return self._of_body(node, inode)
         if inode is not None and inode.origin is None:
             return self._of_agent(inode)
-        if node.unlinked and node.content is not None:
-            status = node.projection.source.stat_open(node.content.fd)
-        else:
-            try:
-                status = self.source_stat(node)
-            except OSError:
-                if inode is None or not inode.is_folder or node.parent is None:
-                    raise
-                return self._of_lost_folder(node, inode)
+        try:
+            status = self.source_stat(node)
+        except OSError:
+            if inode is None or not inode.is_folder or node.parent is None:
+                raise
+            return self._of_lost_folder(node, inode)
         shown = Attributes(
             node.ino, status.mode, status.nlink, status.uid, status.gid, status.rdev,
             status.size, status.blocks, status.atime_ns, status.mtime_ns, status.ctime_ns,
