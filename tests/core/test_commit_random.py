@@ -74,9 +74,7 @@ def some_paths(bench: Bench, rng: random.Random) -> list[bytes]:
 
 def under(tree: Tree, path: bytes) -> Tree:
     """A place and what is below it."""
-    return {
-        key: value for key, value in tree.items() if key == path or key.startswith(path + b"/")
-    }
+    return {key: value for key, value in tree.items() if key == path or key.startswith(path + b"/")}
 
 
 def partial_rounds(bench: Bench, seed: int, rounds: int) -> None:
