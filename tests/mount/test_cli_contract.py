@@ -201,7 +201,7 @@ def test_an_error_is_one_line_with_its_exit_code(busy: Busy, what: str) -> None:
 
 
 def test_debug_adds_the_traceback_and_keeps_the_line(busy: Busy) -> None:
-    for words in (["--debug", "show", "c0"], ["show", "c0", "--debug"]):
+    for words in (["--debug", "show", "nocommit"], ["show", "nocommit", "--debug"]):
         done = busy.grantfs.run(*words, code=5)
         assert "Traceback" in done.err
         assert done.err.splitlines()[-1].startswith("grantfs: ")

@@ -254,7 +254,7 @@ class ChangeFinder:
             found.pairs.append((old, place, new))
         elif new is not None:
             known = self._tree.bases.get((projection.id, place)) if old_path is not None else None
-            if known is not None:
+            if known is not None and not stat.S_ISDIR(known.fingerprint.mode):
                 # The user deleted what the agent had changed: still a change of that file, and
                 # a conflict for whoever commits it.
                 change = Change(projection, Kind.MODIFIED, place, place, new, known.fingerprint)

@@ -258,10 +258,11 @@ class Settler:
     def _detached(self, path: bytes) -> int:
         """A staged inode for a source object that is shown at another place than its own."""
         status = self._source.stat(path)
+        # What becomes of it at its new place, or of the name that an inode of several links is
+        # shown by, tells nothing of its old place any more.
+        self._union.keep_base(self._projection, path, status)
         linked = self._tree.linked.get((self._projection.id, *status.identity))
         if linked is not None and linked in self._tree.inodes:
-            # Its origin is another of its names: this one's part has to be remembered.
-            self._union.keep_base(self._projection, path, status)
             return linked
         known = self._union.nodes.find(self._projection, status.identity)
         number = known.ino if known is not None else self._tree.fresh_ino()
