@@ -41,7 +41,9 @@ class Admission:
         projection = node.projection
         need = Access.READ if action == "read" else Access.WRITE
         place = node.place if name is None else node.place_of(name)
-        mount_path = names.below(projection.name, place)
+        mount_path = projection.mount_path(place)
+        if action == "delete" and projection.is_temporary(place):
+            action = "write"  # what an editor tidies up after itself
         if not self._gate.access(projection.id) & need:
             number = errno.EROFS if need is Access.WRITE else errno.EACCES
             self._refused(node, mount_path, caller, action, "no grant for it")

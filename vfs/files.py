@@ -280,6 +280,12 @@ class Files:
                 self.drop_content(next(iter(self._idle)))
         return node
 
+    def change_epoch(self, node: Node) -> None:
+        """The node belongs to another projection now; who has it open keeps it."""
+        for handle in self._handles.values():
+            if handle.node is node:
+                handle.epoch = node.projection.epoch
+
     def held(self, fh: int, need: Access) -> None:
         """Admit the use of a handle, as `Admission.held`. Raises OSError: EBADF for a write
         through a handle that was opened for reading."""

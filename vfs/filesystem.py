@@ -23,11 +23,12 @@ from vfs.gate import Access, Gate
 from vfs.namespace import Namespace
 from vfs.nodes import Node, NodeTable
 from vfs.projection import Life, Projection
+from vfs.root import Root
 from vfs.stage.bodies import Bodies
 from vfs.stage.store import Store
 from vfs.stage.tree import StageTree
 from vfs.union import Union, os_error
-from vfs.virtual import OWN_NAME, VirtualNode, VirtualTree
+from vfs.virtual import OWN_NAME, ROOT_INO, VirtualNode, VirtualTree
 
 CACHE_SECONDS = 1.0
 """How long the kernel may answer from what it was told of names and attributes; what changes by
@@ -60,7 +61,8 @@ class Filesystem:
         self.files = Files(self.union, self.admission, gate, redactor, copyup)
         self.namespace = Namespace(self.union, self.files, self.admission, gate)
         self.changes = AttributeChanges(self.union, self.files, self.admission, gate)
-        self.projections: dict[bytes, Projection] = {}
+        self.root = Root(self.union, gate, self.virtual)
+        self.projections = self.root.projections
         self._folders: dict[int, _Folder] = {}
         self._own_files: dict[int, bytes] = {}
         # Far from the handles of `files`, so that a number tells which table it is in.
@@ -126,22 +128,15 @@ class Filesystem:
             raise os_error(errno.EROFS)
         return node
 
-    def _folder_of(self, ino: int) -> Node:
+    def _folder_of(self, ino: int, name: bytes) -> Node:
+        """The folder in which *name* is to be made, changed or removed."""
+        if ino == ROOT_INO:
+            return self.root.room(name)
         node = self._projected(ino)
         if not node.is_folder:
             raise os_error(errno.ENOTDIR)
         self.admission.look(node)
         return node
-
-    def _root_entry(self, name: bytes) -> Node:
-        projection = self.projections.get(name)
-        if (
-            projection is None
-            or projection.life is not Life.LIVE
-            or not self.gate.access(projection.id)
-        ):
-            raise os_error(errno.ENOENT)
-        return self.union.root(projection)
 
     def find(self, parent_ino: int, name: bytes) -> Node | VirtualNode:
         """What is at *name* of a folder, not counted as held by the kernel. Raises OSError."""
@@ -149,15 +144,18 @@ class Filesystem:
         if len(name) > names.NAME_MAX:
             raise os_error(errno.ENAMETOOLONG)
         if isinstance(parent, VirtualNode):
-            if name in parent.children:
-                return parent.children[name]
-            if parent is self.virtual.root:
-                return self._root_entry(name)
-            raise os_error(errno.ENOENT)
+            return self._own_entry(parent, name)
         self.admission.look(parent)
         if not parent.is_folder:
             raise os_error(errno.ENOTDIR)
         return self.union.child(parent, name)
+
+    def _own_entry(self, folder: VirtualNode, name: bytes) -> Node | VirtualNode:
+        if folder is self.virtual.root:
+            return self.root.find(name)
+        if name not in folder.children:
+            raise os_error(errno.ENOENT)
+        return folder.children[name]
 
     def lookup(self, parent_ino: int, name: bytes) -> Attributes:
         """Look a name up; the kernel holds the node until it is forgotten. Raises OSError."""
@@ -201,8 +199,9 @@ class Filesystem:
     def attributes(self, node: Node | VirtualNode) -> Attributes:
         """What `stat` shows of a node. Raises OSError."""
         if isinstance(node, VirtualNode):
-            live = len(self._live_names()) if node is self.virtual.root else 0
-            return self.virtual.attributes(node, live + 1 if live else len(node.children))
+            if node is self.virtual.root:
+                return self.root.attributes()
+            return self.virtual.attributes(node)
         self.admission.look(node)
         return self.union.attributes(node)
 
@@ -250,7 +249,7 @@ class Filesystem:
 
         Without O_EXCL, a file that came to be there since the kernel looked is opened.
         """
-        folder = self._folder_of(parent)
+        folder = self._folder_of(parent, name)
         try:
             node = self.namespace.create(folder, name, mode, caller)
         except FileExistsError:
@@ -269,37 +268,51 @@ class Filesystem:
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Make a folder."""
-        return self._counted(self.namespace.mkdir(self._folder_of(parent), name, mode, caller))
+        folder = self._folder_of(parent, name)
+        if folder.projection.is_room:
+            raise os_error(errno.EROFS)  # nobody saves a file by making folders
+        return self._counted(self.namespace.mkdir(folder, name, mode, caller))
 
     def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
         """Make a file, FIFO or socket."""
-        return self._counted(self.namespace.mknod(self._folder_of(parent), name, mode, caller))
+        folder = self._folder_of(parent, name)
+        if folder.projection.is_room and not stat.S_ISREG(mode):
+            raise os_error(errno.EPERM)
+        return self._counted(self.namespace.mknod(folder, name, mode, caller))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """Make a symlink."""
-        return self._counted(self.namespace.symlink(self._folder_of(parent), name, target, caller))
+        folder = self._folder_of(parent, name)
+        return self._counted(self.namespace.symlink(folder, name, target, caller))
 
     def link(self, ino: int, parent: int, name: bytes, caller: Caller) -> Attributes:
         """Make a hard link."""
         node = self._projected(ino)
-        return self._counted(self.namespace.link(node, self._folder_of(parent), name, caller))
+        folder = self._folder_of(parent, name)
+        if folder.projection.is_room:
+            raise os_error(errno.EPERM)  # one name is what was granted
+        return self._counted(self.namespace.link(node, folder, name, caller))
 
     def unlink(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove a file's name."""
-        self.namespace.unlink(self._folder_of(parent), name, caller)
+        self.namespace.unlink(self._folder_of(parent, name), name, caller)
 
     def rmdir(self, parent: int, name: bytes, caller: Caller) -> None:
         """Remove an empty folder."""
-        self.namespace.rmdir(self._folder_of(parent), name, caller)
+        self.namespace.rmdir(self._folder_of(parent, name), name, caller)
 
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int,
         caller: Caller,
     ) -> None:  # fmt: skip
         """Move a name."""
-        self.namespace.rename(
-            self._folder_of(parent), name, self._folder_of(new_parent), new_name, flags, caller
-        )
+        folder = self._folder_of(parent, name)
+        if new_parent == ROOT_INO:
+            beside = folder if parent == ROOT_INO else None
+            new_folder = self.root.room(new_name, beside)
+        else:
+            new_folder = self._folder_of(new_parent, new_name)
+        self.namespace.rename(folder, name, new_folder, new_name, flags, caller)
 
     # -- open files ------------------------------------------------------------------------
 
@@ -342,19 +355,11 @@ class Filesystem:
 
     # -- open folders ----------------------------------------------------------------------
 
-    def _live_names(self) -> list[bytes]:
-        return sorted(
-            name
-            for name, projection in self.projections.items()
-            if projection.life is Life.LIVE and self.gate.access(projection.id)
-        )
-
     def _names(self, node: Node | VirtualNode) -> list[bytes]:
         if isinstance(node, Node):
             self.admission.look(node)
             return self.union.listing(node)
-        live = self._live_names() if node is self.virtual.root else []
-        return [*node.children, *live]
+        return self.root.names() if node is self.virtual.root else list(node.children)
 
     def opendir(self, ino: int, caller: Caller) -> int:
         """Open a folder. Raises OSError."""
@@ -400,7 +405,7 @@ class Filesystem:
     def _entry(self, folder: Node | VirtualNode, name: bytes) -> Node | VirtualNode:
         if isinstance(folder, Node):
             return self.union.child(folder, name)
-        return folder.children.get(name) or self._root_entry(name)
+        return self._own_entry(folder, name)
 
     def releasedir(self, fh: int) -> None:
         """Close a folder."""

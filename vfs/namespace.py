@@ -35,7 +35,7 @@ class Namespace:
     def _report(
         self, parent: Node, name: bytes, caller: Caller, op: str, came_from: bytes | None = None
     ) -> None:
-        path = names.join(parent.mount_path, name)
+        path = parent.projection.mount_path(parent.place_of(name))
         detail = {"action": op, "from": came_from}
         self._gate.report("stage", "ok", path, caller, parent.projection.id, detail)
 
@@ -201,17 +201,21 @@ class Namespace:
     ) -> None:
         """Move a name, as renameat2(2) with NOREPLACE or EXCHANGE. Raises OSError, Blocked."""
         names.check_new(new_name)
-        if parent.projection is not new_parent.projection:
-            raise os_error(errno.EXDEV)
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise os_error(errno.EINVAL)
         node = self._union.child(parent, name)
+        if parent.projection is not new_parent.projection and (
+            flags == EXCHANGE or not self._may_change_rooms(node, new_parent)
+        ):
+            raise os_error(errno.EXDEV)
         target = self._find(new_parent, new_name)
         self._admission.use(parent, "delete", caller, name)
         self._admission.use(new_parent, "write", caller, new_name)
         if flags == EXCHANGE:
             if target is None:
                 raise os_error(errno.ENOENT)
+            self._keep_bytes(node, new_parent, new_name)
+            self._keep_bytes(target, parent, name)
             self._exchange(parent, name, node, new_parent, new_name, target)
         elif target is not None and flags == NOREPLACE:
             raise os_error(errno.EEXIST)
@@ -224,10 +228,24 @@ class Namespace:
                     self._files.keep_base_content(target)
             else:
                 self._check_free(new_parent, new_name)
+            self._keep_bytes(node, new_parent, new_name)
             self._move(parent, name, node, new_parent, new_name, target)
-        came_from = names.join(parent.mount_path, name)
+        came_from = parent.projection.mount_path(parent.place_of(name))
         action = "exchange" if flags == EXCHANGE else "rename"
         self._report(new_parent, new_name, caller, action, came_from)
+
+    def _keep_bytes(self, node: Node, folder: Node, name: bytes) -> None:
+        """The backup that an editor makes of a single file keeps what it held, whatever is
+        committed meanwhile. Raises Blocked."""
+        if folder.projection.is_temporary(name) and node.kind == stat.S_IFREG:
+            self._files.stage_content(node, truncate=False)
+
+    def _may_change_rooms(self, node: Node, new_parent: Node) -> bool:
+        """True for what the agent made beside one single file and saves another one with: the
+        name of a temporary file does not tell which it is for."""
+        inode = self._union.staged(node)
+        rooms = node.projection.is_room and new_parent.projection.is_room
+        return rooms and inode is not None and inode.origin is None
 
     def _check_replaceable(self, node: Node, target: Node) -> None:
         if node.is_folder and not target.is_folder:
@@ -254,9 +272,23 @@ class Namespace:
             if target is not None:
                 self._union.remove_name(new_parent, new_name, target)
                 self._union.lose_link(target)
+            if node.projection is not new_parent.projection:
+                self._change_rooms(node, inode, new_parent)
             self._union.add_name(new_parent, new_name, inode)
             self._union.changed(inode)
         node.parent, node.name = new_parent, new_name
+
+    def _change_rooms(self, node: Node, inode: StagedInode, new_parent: Node) -> None:
+        before = node.projection
+        inode.projection = new_parent.projection.id
+        node.projection = new_parent.projection
+        self._files.change_epoch(node)
+
+        def undo() -> None:
+            node.projection = before
+            self._files.change_epoch(node)
+
+        self._tree.on_failure(undo)
 
     def _exchange(
         self,

@@ -80,7 +80,7 @@ class Node:
     @property
     def mount_path(self) -> bytes:
         """Path relative to the mount's root."""
-        return names.below(self.projection.name, self.place)
+        return self.projection.mount_path(self.place)
 
     def place_of(self, name: bytes) -> bytes:
         """Path within the projection of an entry of this folder."""

@@ -72,6 +72,10 @@ class Source:
     `root` is an absolute canonical host path. `protected` tells by (device, inode) which objects
     are never shown: the workspace's own state. Raises OSError as the calls beneath do; ENOENT
     for what is protected, EXDEV never: another mount is ENOENT too.
+
+    Of a single file the source is the folder that it stands in, as if nothing else were there:
+    `only` is the file's one path, the name *shown* (its own by default). The file is looked up by
+    its name each time, so that an editor's rename over it is seen.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Source:
         root: bytes,
         protected: Callable[[tuple[int, int]], bool] = never_protected,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        shown: bytes | None = None,
     ) -> None:
         self.root = root
         self._protected = protected
@@ -96,15 +101,13 @@ class Source:
         except BaseException:
             os.close(fd)
             raise
-        # Of a single file only its folder is kept open: the file is looked up by name each time,
-        # so that an editor's rename over it is seen.
+        folder, self._host_name = os.path.split(root)
+        self.only = b""
         if self.is_file:
             os.close(fd)
-            folder, self._only = os.path.split(root)
+            self.only = shown or self._host_name
             fd = os.open(folder, _FOLDER_FLAGS)
             status = stat_fd(fd)
-        else:
-            self._only = b""
         self._anchor = fd
         self._anchor_identity = status.identity
         self._anchor_checked_ns = clock_ns()
@@ -122,8 +125,9 @@ class Source:
             self._anchor = -1
 
     def host_path(self, path: bytes) -> bytes:
-        """The absolute host path that *path* names; for policy, logs and people only."""
-        return self.root + b"/" + path if path else self.root
+        """The absolute host path that *path* names; for policy, logs and people only. What an
+        agent keeps beside a single file is judged as the file is."""
+        return self.root + b"/" + path if path and not self.is_file else self.root
 
     # -- folders ---------------------------------------------------------------------------
 
@@ -156,11 +160,11 @@ class Source:
 
     def _folder(self, path: bytes) -> int:
         """A descriptor of the folder at *path*, valid until the next call into this source."""
-        if self.is_file:
-            raise _error(errno.ENOTDIR)
         parent, at, now = self._anchored(), b"", self._clock_ns()
         if not path:
             return parent
+        if self.is_file:
+            raise _error(ENOENT)
         for name in path.split(b"/"):
             at = names.join(at, name)
             known = self._folders.get(at)
@@ -189,9 +193,9 @@ class Source:
     def _place(self, path: bytes) -> tuple[int, bytes]:
         """The (folder descriptor, name) pair through which *path* is reached."""
         if self.is_file:
-            if path:
-                raise _error(errno.ENOTDIR)
-            return self._anchored(), self._only
+            if path != self.only:
+                raise _error(ENOENT)
+            return self._anchored(), self._host_name
         folder, _, name = path.rpartition(b"/")
         return self._folder(folder), _component(name)
 
@@ -209,7 +213,7 @@ class Source:
         looks at every folder's name again each time. Raises OSError(ENOENT) where another object
         stands at the root's name now."""
         ticks = itertools.count(0, 2 * _RECHECK_NS)
-        other = Source(self.root, self._protected, lambda: next(ticks))
+        other = Source(self.root, self._protected, lambda: next(ticks), self.only)
         if other._anchor_identity != self._anchor_identity:
             other.close()
             raise _error(ENOENT)
@@ -223,7 +227,7 @@ class Source:
 
     def stat(self, path: bytes) -> Stat:
         """Attributes of the object at *path*, a symlink's own."""
-        if not path and not self.is_file:
+        if not path:
             return stat_fd(self._anchored(), fresh=self._remote)
         folder, name = self._place(path)
         if name.startswith(names.TEMPORARY_PREFIX):
@@ -259,7 +263,10 @@ class Source:
 
     def list(self, path: bytes) -> list[bytes]:
         """Names in the folder at *path*, unsorted, protected objects and mounts included, a
-        commit's temporary siblings not."""
+        commit's temporary siblings not; of a single file's folder its own."""
+        if self.is_file:
+            self._folder(path)
+            return [self.only] if self.exists(self.only) else []
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder(path))
         try:
             with os.scandir(fd) as entries:

@@ -204,8 +204,6 @@ class Batch:
         return Temporary(folder, TEMPORARY_PREFIX + secrets.token_hex(8).encode())
 
     def _at(self, temporary: Temporary) -> int:
-        if self._source.is_file:
-            return self._source.place(b"")[0]
         return self._folder(temporary.folder)
 
     # -- making what is to be put in place -------------------------------------------------
@@ -497,7 +495,7 @@ class Batch:
             os.close(pin)
 
     def _pin(self, path: bytes) -> int:
-        if not path and not self._source.is_file:
+        if not path:
             return self._folder(b"")
         folder, name = self._place(path)
         try:
@@ -530,11 +528,7 @@ class Batch:
         """Make the names durable. Raises OSError; then it can all still be undone."""
         for path in self._touched:
             try:
-                folder = (
-                    self._folder(path)
-                    if not self._source.is_file
-                    else self._at(Temporary(b"", b""))
-                )
+                folder = self._folder(path)
             except MovedError:
                 continue  # a folder that the batch itself removed
             try:

@@ -179,7 +179,7 @@ class Committer:
         decision = gate.engine.decide(query, granted=True)
         if decision.verdict != "deny" and not gate.hidden(projection.id, host_path):
             return
-        path = show_name(names.below(projection.name, place))
+        path = show_name(projection.mount_path(place))
         raise RefusedError(
             f"policy refuses to commit {path} ({decision.rule}):"
             f" {decision.reason or 'no reason is given'}"

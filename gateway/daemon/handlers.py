@@ -16,7 +16,6 @@ from gateway.daemon.commit import Committer, diff_json
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.errors import GrantfsError
 from gateway.scanning import scan_path
-from vfs import names
 
 Result = tuple[Any, list[str]]
 
@@ -177,7 +176,7 @@ class Handlers:
         for forms in _raw(request.paths):
             projection, place = self._workspace.resolve(forms)
             host_path = projection.source.host_path(place)
-            shown_as = names.below(projection.name, place)
+            shown_as = projection.mount_path(place)
             work = partial(scan_path, self._workspace.redactor, host_path, shown_as=shown_as)
             found += await trio.to_thread.run_sync(work)
         return found, []

@@ -35,13 +35,14 @@ class Mount(Protocol):
         """Drop a cached name."""
 
 
-async def drop_projection(mount: Mount, name: bytes, nodes: Sequence[Node]) -> None:
-    """Drop a projection's name and all that the kernel holds of its nodes: cached pages go, maps
-    fault, and pages that were dirty have been written back on return."""
+async def drop_projection(mount: Mount, names: Sequence[bytes], nodes: Sequence[Node]) -> None:
+    """Drop a projection's names at the root and all that the kernel holds of its nodes: cached
+    pages go, maps fault, and pages that were dirty have been written back on return."""
     numbers = [node.ino for node in nodes]
 
     def notify() -> None:
-        mount.invalidate_entry(ROOT_INO, name)
+        for name in names:
+            mount.invalidate_entry(ROOT_INO, name)
         for number in numbers:
             mount.invalidate_inode(number)
 

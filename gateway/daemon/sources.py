@@ -52,8 +52,9 @@ def check_path(path: bytes) -> bytes:
     return path
 
 
-def open_source(path: bytes, own: Sequence[Path]) -> Source:
-    """Open a host folder or file as a source, never through a symlink.
+def open_source(path: bytes, own: Sequence[Path], shown: bytes) -> Source:
+    """Open a host folder or file as a source, never through a symlink; *shown* is its name in the
+    mount.
 
     Raises GrantfsError if it is missing, of a kind that cannot be granted, or not readable.
     """
@@ -64,23 +65,23 @@ def open_source(path: bytes, own: Sequence[Path]) -> Source:
         except FileNotFoundError:
             continue
         protected.add((status.st_dev, status.st_ino))
-    shown = show_name(path)
+    named = show_name(path)
     try:
         kind = os.lstat(path).st_mode
         if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-            raise GrantfsError(f"cannot grant {shown}: it is neither a folder nor a regular file")
+            raise GrantfsError(f"cannot grant {named}: it is neither a folder nor a regular file")
         if os.path.realpath(path) != path:
             raise GrantfsError(
-                f"cannot grant {shown}: it is reached through a symlink; name its target"
+                f"cannot grant {named}: it is reached through a symlink; name its target"
             )
         need = os.R_OK | os.X_OK if stat.S_ISDIR(kind) else os.R_OK
         if not os.access(path, need, effective_ids=True):
-            raise GrantfsError(f"cannot grant {shown}: you cannot read it yourself")
-        return Source(path, protected.__contains__)
+            raise GrantfsError(f"cannot grant {named}: you cannot read it yourself")
+        return Source(path, protected.__contains__, shown=shown)
     except FileNotFoundError:
-        raise GrantfsError(f"cannot grant {shown}: there is no such file or folder") from None
+        raise GrantfsError(f"cannot grant {named}: there is no such file or folder") from None
     except OSError as error:
-        raise GrantfsError(f"cannot grant {shown}: {error.strerror}") from error
+        raise GrantfsError(f"cannot grant {named}: {error.strerror}") from error
 
 
 def check_mounted_name(name: bytes) -> bytes:

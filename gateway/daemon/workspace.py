@@ -31,6 +31,7 @@ from vfs import names
 from vfs.filesystem import Filesystem
 from vfs.projection import Projection
 from vfs.source import Source
+from vfs.virtual import ROOT_INO
 
 DEFAULT_SUBJECT = "agent"
 PROFILES = ("secrets", "secrets+pii", "strict", "none")
@@ -131,7 +132,7 @@ class Workspace:
             if number not in needed:
                 continue
             try:
-                source = sources.open_source(root, own_folders(self.places))
+                source = sources.open_source(root, own_folders(self.places), name)
             except GrantfsError as error:
                 self.warnings.append(error.message)
                 continue
@@ -205,16 +206,18 @@ class Workspace:
     def _by_mount_path(self, path: bytes) -> tuple[Projection, bytes] | None:
         name, _, place = path.partition(b"/")
         for projection in self.projections.values():
-            if projection.name == name:
-                return projection, place
+            if projection.name == name and not (projection.is_room and place):
+                return projection, place or projection.granted
         return None
 
     def _by_host_path(self, path: bytes) -> tuple[Projection, bytes] | None:
         best: tuple[Projection, bytes] | None = None
         for projection in self.projections.values():
             root = projection.source.root
+            if projection.is_room and path != root:
+                continue
             if names.within(path, root) and (best is None or len(root) > len(best[0].source.root)):
-                best = projection, path[len(root) :].lstrip(b"/")
+                best = projection, path[len(root) :].lstrip(b"/") or projection.granted
         return best
 
     # -- granting --------------------------------------------------------------------------
@@ -270,7 +273,7 @@ class Workspace:
         if known is not None and known.source.root == path and self.gate.access(known.id):
             taken[name] = path
             return _Plan(spec, name, limit.seconds, shortened, known, None)
-        source = sources.open_source(path, own_folders(self.places))
+        source = sources.open_source(path, own_folders(self.places), name)
         taken[name] = path
         return _Plan(spec, name, limit.seconds, shortened, None, source)
 
@@ -325,6 +328,9 @@ class Workspace:
         )
         self.gate.refresh()
         self.fs.project(projection)
+        if self.mount is not None:
+            # The root may have become writable, for a single file to be saved.
+            await kernel.drop_nodes(self.mount, [], [ROOT_INO])
         return grant
 
     def _replace_projection(self, root: bytes, name: bytes, source: Source) -> Projection:
@@ -371,7 +377,8 @@ class Workspace:
             projection, place = self.resolve(candidates)
         except NotFoundError:
             return []
-        return [grant for grant in live if grant.projection == projection.id and not place]
+        at_top = place == projection.granted
+        return [grant for grant in live if grant.projection == projection.id and at_top]
 
     async def revoke(self, grants: Sequence[Grant]) -> None:
         """End grants; on return their files are gone and open handles are dead (promise 7)."""
@@ -402,7 +409,8 @@ class Workspace:
             projection.draining = True
             nodes = self.fs.nodes.of_projection(projection)
         if self.mount is not None:
-            await kernel.drop_projection(self.mount, projection.name, nodes)
+            shown = self.fs.root.names_of(projection)
+            await kernel.drop_projection(self.mount, shown, nodes)
         if ended:
             self.fs.finish_end(projection)
         projection.draining = False
@@ -500,5 +508,6 @@ class Workspace:
         for projection in list(self.fs.projections.values()):
             nodes = self.fs.begin_end(projection)
             if self.mount is not None:
-                await kernel.drop_projection(self.mount, projection.name, nodes)
+                shown = self.fs.root.names_of(projection)
+                await kernel.drop_projection(self.mount, shown, nodes)
             self.fs.finish_end(projection)

@@ -145,7 +145,9 @@ class Workspace:
         self.projection = Projection(
             1,
             b"proj",
-            Source(os.fsencode(root or self.source), self.protected.__contains__, self.clock),
+            Source(
+                os.fsencode(root or self.source), self.protected.__contains__, self.clock, b"proj"
+            ),
         )
         self.fs.project(self.projection)
         self.agent = Agent(self.fs)

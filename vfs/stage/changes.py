@@ -70,14 +70,14 @@ class Change:
     @property
     def path(self) -> bytes:
         """Path relative to the mount's root."""
-        return names.below(self.projection.name, self.place)
+        return self.projection.mount_path(self.place)
 
     @property
     def from_path(self) -> bytes | None:
         """Where a renamed file was, relative to the mount's root."""
         if self.kind is not Kind.RENAMED or self.old_place is None:
             return None
-        return names.below(self.projection.name, self.old_place)
+        return self.projection.mount_path(self.old_place)
 
     @property
     def is_folder(self) -> bool:
@@ -207,6 +207,9 @@ class ChangeFinder:
     def _names(
         self, projection: Projection, old_path: bytes | None, folder: Item | None
     ) -> Iterator[bytes]:
+        if projection.is_room:
+            yield projection.granted  # what the agent keeps beside it is nobody's business
+            return
         inode = self._staged(folder)
         staged = set(inode.entries) if inode is not None else set()
         if folder is not None and folder.origin is not None and folder.origin == old_path:

@@ -18,6 +18,7 @@ from vfs.stage.changes import Change, Kind
 from vfs.stage.tree import WHITEOUT, Base, StagedInode
 from vfs.statx import Stat
 from vfs.union import Union, fingerprint
+from vfs.virtual import ROOT_INO
 
 
 @dataclass(slots=True)
@@ -130,13 +131,18 @@ class Settler:
     def _node(self, ino: int) -> Node | None:
         return self._union.nodes.by_ino.get(ino)
 
+    def _touch(self, folder: StagedInode, name: bytes) -> None:
+        """The kernel must look this name up anew; it knows a room as the mount's root."""
+        number = ROOT_INO if self._projection.is_room else folder.ino
+        self.touched.entries.append((number, name))
+
     def _set_entry(self, folder: StagedInode, name: bytes, ino: int) -> None:
         self._tree.set_entry(folder, name, ino)
-        self.touched.entries.append((folder.ino, name))
+        self._touch(folder, name)
 
     def _drop_entry(self, folder: StagedInode, name: bytes) -> None:
         self._tree.drop_entry(folder, name)
-        self.touched.entries.append((folder.ino, name))
+        self._touch(folder, name)
 
     def _point(self, node: Node, origin: bytes | None, identity: tuple[int, int] | None) -> None:
         """Let a node stand for another source object; with an *identity* it is nothing but that
@@ -434,7 +440,7 @@ class Settler:
         back = home is not None and inode is not None and inode.origin == change.old_place
         if not change.place:
             self._tree.drop_top(self._projection.id)
-            self.touched.entries.append((1, self._projection.name))
+            self.touched.entries.append((ROOT_INO, self._projection.name))
         else:
             folder_place, _, name = change.place.rpartition(b"/")
             folder = self.folder_at(folder_place)
@@ -550,7 +556,7 @@ class Settler:
             if (self._projection.id, path) in self._tree.bases or self._covers(elsewhere, path):
                 self._set_entry(folder, name, WHITEOUT)
             else:
-                self.touched.entries.append((folder.ino, name))
+                self._touch(folder, name)
         folder.origin, folder.identity = place, status.identity
         if folder.mode == stat.S_IMODE(status.mode):
             folder.mode = None
@@ -594,9 +600,9 @@ class Settler:
         ]
         for inode in mine:
             for name in inode.entries:
-                self.touched.entries.append((inode.ino, name))
+                self._touch(inode, name)
         self._tree.drop_top(self._projection.id)
-        self.touched.entries.append((1, self._projection.name))
+        self.touched.entries.append((ROOT_INO, self._projection.name))
         met: set[tuple[int, int]] = set()
         # Real objects first: of several that come from one place, one can be it again.
         for inode in sorted(mine, key=lambda one: one.ino):
@@ -644,7 +650,7 @@ class _Pruning:
         elif top is not None and b"" not in self._new:
             status = settler._stat(b"")
             self._tree.drop_top(self._projection.id)
-            settler.touched.entries.append((1, self._projection.name))
+            settler.touched.entries.append((ROOT_INO, self._projection.name))
             settler._release(top, status, b"")
         self._drop_unnamed()
         self._drop_bases()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vfs.attributes import Fingerprint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 -- One row per source that was ever projected; its number is part of every inode number below.
