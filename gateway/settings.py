@@ -15,7 +15,8 @@ class Settings:
     """What has to be known of a workspace before its databases are opened.
 
     `id` is random and names the workspace in keyring and tokens; `key_store` says where its
-    secret is; `public_key` (hexadecimal) verifies its log and tokens.
+    secret is; `public_key` (hexadecimal) verifies its log and tokens; `ask_timeout` is in seconds,
+    `stage_limit` in bytes.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Settings:
     agent_user: str | None = None
     ask: bool = True
     ask_timeout: int = 60
+    stage_limit: int = 16 << 30
 
     def save(self, folder: Path) -> None:
         """Write the file whole or not at all."""

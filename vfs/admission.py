@@ -5,6 +5,7 @@ before the caller hears of it.
 """
 
 import errno
+from dataclasses import dataclass
 
 from vfs import names
 from vfs.attributes import Caller
@@ -13,6 +14,22 @@ from vfs.nodes import Node
 from vfs.projection import Life
 from vfs.union import os_error
 
+ROOT_USER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who may use the mount beside its owner: whomever the kernel lets in, or one user alone
+    (`agent` is that user's uid), and root, whom nobody keeps out."""
+
+    owner: int
+    agent: int | None = None
+
+    def admits(self, caller: Caller) -> bool:
+        """True if the caller may use the mount."""
+        return self.agent is None or caller.uid in (self.owner, self.agent, ROOT_USER)
+
+
 KERNEL = Caller(0, 0, 0)
 """Stands for the kernel acting by itself, as when it writes dirty pages back."""
 
@@ -20,8 +37,14 @@ KERNEL = Caller(0, 0, 0)
 class Admission:
     """Admits operations on nodes of live projections."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, audience: Audience) -> None:
         self._gate = gate
+        self._audience = audience
+
+    def meet(self, caller: Caller) -> None:
+        """Admit a process to the mount at all. Raises OSError(EACCES)."""
+        if not self._audience.admits(caller):
+            raise os_error(errno.EACCES)
 
     def look(self, node: Node) -> None:
         """Admit a look at names and attributes.
@@ -37,6 +60,7 @@ class Admission:
         Raises OSError: ESTALE without a live grant, EROFS for a write without a write grant,
         EACCES for a read that a grant only lists, and where policy refuses.
         """
+        self.meet(caller)
         self.look(node)
         projection = node.projection
         need = Access.READ if action == "read" else Access.WRITE

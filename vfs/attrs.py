@@ -14,6 +14,10 @@ SOURCE_XATTRS = frozenset({b"user.mime_type", b"user.charset"})
 """Extended attributes of a source that are shown: those that hold a type, never a value of the
 user's that no scan has seen."""
 
+XATTRS_BYTES = 64 * 1024
+"""Bytes that names and values of one file's extended attributes may have together; ext4 gives
+ENOSPC, too, where a file has more than it takes."""
+
 
 class AttributeChanges:
     """chmod, chown, utimes, truncate and xattrs of one workspace."""
@@ -106,11 +110,20 @@ class AttributeChanges:
         self._admission.use(node, "write", caller)
         if not name.startswith(b"user."):
             raise os_error(errno.ENOTSUP)
+        self._check_xattr(node, name, value)
         with self._tree.transaction():
             inode = self._union.stage(node)
             self._tree.set_xattr(inode, name, value)
             self._union.changed(inode)
         self._report(node, caller, "xattr")
+
+    def _check_xattr(self, node: Node, name: bytes, value: bytes) -> None:
+        """Raise OSError(ENOSPC) where the attributes of a file would outgrow their bound."""
+        kept = {known: held for known, held in self.all_xattrs(node).items() if known != name}
+        size = sum(len(known) + len(held) for known, held in (*kept.items(), (name, value)))
+        if size > XATTRS_BYTES:
+            raise os_error(errno.ENOSPC)
+        self._tree.quota.check_disk()
 
     def remove_xattr(self, node: Node, name: bytes, caller: Caller) -> None:
         """Remove an extended attribute. Raises OSError(ENODATA)."""

@@ -14,6 +14,7 @@ from vfs.blocking import Blocked
 from vfs.content import INLINE_BYTES, SourceContent
 from vfs.nodes import Node
 from vfs.stage.bodies import copy_contents
+from vfs.stage.quota import BLOCK
 from vfs.stage.tree import Base
 from vfs.union import Union, fingerprint, os_error
 
@@ -66,6 +67,7 @@ class CopyUp:
     def _remove(self, base: Base) -> None:
         if base.body is not None:
             self._tree.bodies.remove(base.body)
+            self._tree.quota.gone(base.body)
 
     def _take_prepared(self, node: Node) -> _Prepared | None:
         with self._prepared_lock:
@@ -96,9 +98,10 @@ class CopyUp:
         ready = self._take_prepared(node)
         if ready is not None and ready.content is content:
             self._tries.pop(node.ino, None)
-            return ready.base
+            return self._noted(ready.base)
         if ready is not None:
             self._remove(ready.base)
+        self._tree.quota.check_copy(content.version.blocks * BLOCK)
         if content.version.size > INLINE_BYTES:
             raise Blocked(lambda: self._prepare(node, content))
         try:
@@ -107,6 +110,11 @@ class CopyUp:
             self._try_again(node, error)
             raise Blocked(lambda: None) from error
         self._tries.pop(node.ino, None)
+        return self._noted(base)
+
+    def _noted(self, base: Base) -> Base:
+        if base.body is not None:
+            self._tree.note_size(base.body)
         return base
 
     def settled(self, node: Node) -> None:
@@ -138,6 +146,7 @@ class CopyUp:
         body, fd = self._tree.bodies.create()
         try:
             if not truncate and base.body is not None:
+                self._tree.quota.check_copy(content.version.blocks * BLOCK)
                 original = self._tree.bodies.open(base.body)
                 try:
                     copy_contents(original, fd)
@@ -161,4 +170,5 @@ class CopyUp:
             self._tree.bodies.remove(body)
             self._remove(base)
             raise
+        self._tree.note_size(body)
         return body, fd

@@ -239,6 +239,7 @@ class Files:
         if not handle.writable:
             raise os_error(errno.EBADF)
         fd = self.stage_content(node, truncate=False)
+        self._union.tree.quota.check_write(fd, offset, len(data))
         done = os.pwrite(fd, data, offset)
         self.mark_written(node)
         if not handle.wrote:
@@ -249,8 +250,9 @@ class Files:
     def mark_written(self, node: Node) -> None:
         """The node's staged content moved: a commit that read it must not drop it."""
         inode = self._union.staged(node)
-        if inode is not None:
+        if inode is not None and inode.body is not None:
             inode.writes += 1
+            self._union.tree.quota.note(inode.body, os.fstat(self._body(node, inode.body)))
 
     def truncate(self, node: Node, size: int) -> None:
         """Set a file's size in the stage. Raises OSError, Blocked."""

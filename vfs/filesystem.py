@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfs import names
-from vfs.admission import Admission
+from vfs.admission import Admission, Audience
 from vfs.attributes import Attributes, Caller, SetAttributes
 from vfs.attrs import AttributeChanges
 from vfs.content import Redactor
@@ -25,6 +25,7 @@ from vfs.nodes import Node, NodeTable
 from vfs.projection import Life, Projection
 from vfs.root import Root
 from vfs.stage.bodies import Bodies
+from vfs.stage.quota import Limits, Quota
 from vfs.stage.store import Store
 from vfs.stage.tree import StageTree
 from vfs.union import Union, os_error
@@ -47,21 +48,31 @@ class _Folder:
 class Filesystem:
     """One workspace's files. `state` is a 0700 folder for the stage's rows and bodies."""
 
-    def __init__(self, state: Path, gate: Gate, redactor: Redactor, digest_key: bytes) -> None:
+    def __init__(
+        self,
+        state: Path,
+        gate: Gate,
+        redactor: Redactor,
+        digest_key: bytes,
+        limits: Limits | None = None,
+        audience: Audience | None = None,
+    ) -> None:
+        audience = audience or Audience(os.getuid())
         self.gate = gate
         self._state = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.bodies = Bodies(state / "bodies")
         self.store = Store(state / "stage.db")
-        self.tree = StageTree(self.store, self.bodies)
+        self.quota = Quota(self._state, limits)
+        self.tree = StageTree(self.store, self.bodies, self.quota)
         self.nodes = NodeTable()
         self.union = Union(self.tree, self.nodes, gate)
-        self.admission = Admission(gate)
+        self.admission = Admission(gate, audience)
         self.virtual = VirtualTree()
         copyup = CopyUp(self.union, digest_key)
         self.files = Files(self.union, self.admission, gate, redactor, copyup)
         self.namespace = Namespace(self.union, self.files, self.admission, gate)
         self.changes = AttributeChanges(self.union, self.files, self.admission, gate)
-        self.root = Root(self.union, gate, self.virtual)
+        self.root = Root(self.union, gate, self.virtual, audience)
         self.projections = self.root.projections
         self._folders: dict[int, _Folder] = {}
         self._own_files: dict[int, bytes] = {}
@@ -157,8 +168,9 @@ class Filesystem:
             raise os_error(errno.ENOENT)
         return folder.children[name]
 
-    def lookup(self, parent_ino: int, name: bytes) -> Attributes:
+    def lookup(self, parent_ino: int, name: bytes, caller: Caller) -> Attributes:
         """Look a name up; the kernel holds the node until it is forgotten. Raises OSError."""
+        self.admission.meet(caller)
         self._sweep()
         node = self.find(parent_ino, name)
         attributes = self.attributes(node)
@@ -273,12 +285,12 @@ class Filesystem:
             raise os_error(errno.EROFS)  # nobody saves a file by making folders
         return self._counted(self.namespace.mkdir(folder, name, mode, caller))
 
-    def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
-        """Make a file, FIFO or socket."""
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Attributes:
+        """Make a file, FIFO, socket or device."""
         folder = self._folder_of(parent, name)
         if folder.projection.is_room and not stat.S_ISREG(mode):
             raise os_error(errno.EPERM)
-        return self._counted(self.namespace.mknod(folder, name, mode, caller))
+        return self._counted(self.namespace.mknod(folder, name, mode, rdev, caller))
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """Make a symlink."""
@@ -318,6 +330,7 @@ class Filesystem:
 
     def open(self, ino: int, flags: int, caller: Caller) -> Opened:
         """Open a file. Raises OSError, Blocked."""
+        self.admission.meet(caller)
         node = self.node(ino)
         if isinstance(node, VirtualNode):
             if flags & (os.O_ACCMODE | os.O_TRUNC) or node.content is None:
@@ -363,6 +376,7 @@ class Filesystem:
 
     def opendir(self, ino: int, caller: Caller) -> int:
         """Open a folder. Raises OSError."""
+        self.admission.meet(caller)
         node = self.node(ino)
         if not node.is_folder:
             raise os_error(errno.ENOTDIR)
@@ -440,8 +454,15 @@ class Filesystem:
         self.changes.remove_xattr(self._projected(ino), name, caller)
 
     def statfs(self) -> os.statvfs_result:
-        """Space of the file system that holds the stage: where the agent's writes go."""
-        return os.fstatvfs(self._state)
+        """Space that the stage has left: where the agent's writes go."""
+        disk = os.fstatvfs(self._state)
+        size, free = self.quota.space()
+        limit, unit = self.quota.limits.entries, disk.f_frsize
+        left = max(0, limit - self.tree.names)
+        return os.statvfs_result(
+            (disk.f_bsize, unit, size // unit, free // unit, free // unit,
+             limit, left, left, disk.f_flag, names.NAME_MAX)
+        )  # fmt: skip
 
 
 __all__ = ["CACHE_SECONDS", "OWN_NAME", "Filesystem"]

@@ -112,7 +112,7 @@ class FuseAdapter(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        return _entry(await self._run(self._fs.lookup, parent_inode, name))
+        return _entry(await self._run(self._fs.lookup, parent_inode, name, _caller(ctx)))
 
     def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:  # type: ignore[override]
         # pyfuse3 calls this one directly: an exception here would end the mount as well.
@@ -138,7 +138,7 @@ class FuseAdapter(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return _entry(await self._run(self._fs.mknod, parent_inode, name, mode, _caller(ctx)))
+        return _entry(await self._run(self._fs.mknod, parent_inode, name, mode, rdev, _caller(ctx)))
 
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext

@@ -10,7 +10,7 @@ import stat
 import time
 
 from vfs import names
-from vfs.admission import Admission
+from vfs.admission import ROOT_USER, Admission
 from vfs.attributes import Caller
 from vfs.files import Files
 from vfs.gate import Gate
@@ -20,6 +20,9 @@ from vfs.union import Union, os_error
 
 NOREPLACE = 1
 EXCHANGE = 2
+
+_DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
+_SPECIAL = (stat.S_IFIFO, stat.S_IFSOCK, *_DEVICES)
 
 
 class Namespace:
@@ -90,6 +93,7 @@ class Namespace:
         names.check_new(name)
         self._admission.use(parent, "write", caller, name)
         self._check_free(parent, name)
+        self._tree.quota.check_entry(self._tree.names)
 
     def create(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
         """Make an empty regular file. Raises OSError, EEXIST among them."""
@@ -124,15 +128,19 @@ class Namespace:
         self._report(parent, name, caller, "symlink")
         return node
 
-    def mknod(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
-        """Make a file, FIFO or socket; devices are refused with EPERM."""
+    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
+        """Make a file, FIFO, socket or, as root alone may, a device: a name that nobody can open,
+        since the mount is `nodev`, and that no commit puts on the source. `rdev` is its number."""
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFREG:
             return self.create(parent, name, mode, caller)
-        if kind not in (stat.S_IFIFO, stat.S_IFSOCK):
+        if kind not in _SPECIAL or (kind in _DEVICES and caller.uid != ROOT_USER):
             raise os_error(errno.EPERM)
         self._admit_new(parent, name, caller)
-        node = self._make(parent, name, self._new_inode(parent, kind, mode, caller))
+        inode = self._new_inode(parent, kind, mode, caller)
+        if kind in _DEVICES:
+            inode.rdev = rdev
+        node = self._make(parent, name, inode)
         self._report(parent, name, caller, "mknod")
         return node
 

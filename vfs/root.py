@@ -7,6 +7,7 @@ is sent to the room that it belongs to.
 import errno
 import stat
 
+from vfs.admission import Audience
 from vfs.attributes import Attributes
 from vfs.gate import Access, Gate
 from vfs.nodes import Node
@@ -18,7 +19,8 @@ from vfs.virtual import VirtualNode, VirtualTree
 class Root:
     """Finds names at the root. `projections` are all that were shown, ended ones included."""
 
-    def __init__(self, union: Union, gate: Gate, virtual: VirtualTree) -> None:
+    def __init__(self, union: Union, gate: Gate, virtual: VirtualTree, audience: Audience) -> None:
+        self._audience = audience
         self.projections: dict[bytes, Projection] = {}
         self._union = union
         self._gate = gate
@@ -92,13 +94,21 @@ class Root:
         return max(rooms, key=likeness)
 
     def attributes(self) -> Attributes:
-        """What `stat` shows of the root: writable while a single file may be saved in it."""
+        """What `stat` shows of the root: writable while a single file may be saved in it.
+
+        Where one user is let in, the root is that user's, and closed to others but the owner's
+        group: so the kernel keeps them from what it has cached.
+        """
         live = self._live()
         folders = len(self._virtual.root.children) + sum(not one.is_room for one in live)
         shown = self._virtual.attributes(self._virtual.root, folders)
         for one in live:
             if one.is_room and self._gate.access(one.id) & Access.WRITE:
                 shown.mode |= stat.S_IWUSR
+        if self._audience.agent is not None:
+            shown.uid = self._audience.agent
+            owner = shown.mode & stat.S_IRWXU
+            shown.mode = shown.kind | owner | owner >> 3
         return shown
 
     def names_of(self, projection: Projection) -> list[bytes]:

@@ -162,7 +162,7 @@ class Adapter:
 
     def mknod(self, path: str, mode: int, dev: int) -> None:
         caller = self._caller()
-        self._make(path, lambda parent, name: self._fs.mknod(parent, name, mode, caller))
+        self._make(path, lambda parent, name: self._fs.mknod(parent, name, mode, dev, caller))
 
     def symlink(self, path: str, target: str) -> None:
         caller, to = self._caller(), encode(target)

@@ -65,6 +65,7 @@ class AuditLog:
         *,
         clock: Callable[[], int] = wall.time_ns,
         create: bool = True,
+        on_full: Callable[[], bool] = lambda: False,
         queue_limit: int = QUEUE_LIMIT,
         linger: float = LINGER,
         checkpoint_every: int = CHECKPOINT_EVERY,
@@ -74,10 +75,12 @@ class AuditLog:
 
         `sign`: Ed25519 over the bytes it is given, called in the writer's thread; None leaves
         checkpoints unsigned. `clock`: ns since 1970 UTC. `create` False refuses a missing log,
-        as a workspace that has state must. Raises AuditError.
+        as a workspace that has state must. `on_full`, called in the writer's thread when the disk
+        is full, returns True if it made room and the write is worth another try. Raises AuditError.
         """
         self._folder = folder
         self._sign = sign
+        self._on_full = on_full
         self._clock = clock
         self._linger = linger
         self._checkpoint_every = checkpoint_every
@@ -247,20 +250,29 @@ class AuditLog:
         if batch.gap is not None:
             entries.append(batch.gap.entry(self._clock() // 1000))
         try:
-            while True:
-                part = list(islice(entries, _SLICE if self._failed is None else _PROBE))
-                last = batch.closing and len(part) == len(entries)
-                if part or self._checkpoint_due(self._store.head, False, last):
-                    self._write_slice(part, last)
-                # A few at a time: to free 30,000 entries at once holds up every thread for 3 ms.
-                for _ in part:
-                    entries.popleft()
-                if not entries:
-                    break
+            try:
+                self._write_all(entries, batch.closing)
+            except Exception as error:
+                self._store.rollback()
+                if not _is_full(error) or not self._on_full():
+                    raise
+                self._write_all(entries, batch.closing)
         except Exception as error:  # whatever it is: the thread that durable appends wait for stays
             self._store.rollback()
             self._keep(batch.gap, error)
         self._inbox.settle(len(entries))
+
+    def _write_all(self, entries: deque[Entry], closing: bool) -> None:
+        while True:
+            part = list(islice(entries, _SLICE if self._failed is None else _PROBE))
+            last = closing and len(part) == len(entries)
+            if part or self._checkpoint_due(self._store.head, False, last):
+                self._write_slice(part, last)
+            # A few at a time: to free 30,000 entries at once holds up every thread for 3 ms.
+            for _ in part:
+                entries.popleft()
+            if not entries:
+                break
 
     def _write_slice(self, part: list[Entry], last: bool) -> None:
         store = self._store
@@ -365,6 +377,12 @@ def _unwritable(error: Exception, more: str = "") -> AuditError:
     )
     failure.__cause__ = error
     return failure
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _name(error: Exception) -> str:

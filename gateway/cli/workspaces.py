@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from gateway import durations, settings
+from gateway import durations, settings, sizes
 from gateway.cli.context import State, confirm, pass_state, printable, shared, tell
 from gateway.control.client import daemon_pid
 from gateway.errors import GrantfsError, NotFoundError, NotRunningError, UsageError
@@ -57,7 +57,14 @@ FORCE_SECONDS = 5
 @click.option("--adapter", type=click.Choice(["pyfuse3", "mfusepy"]), help="How to mount.")
 @click.option("--no-ask", is_flag=True, help="Refuse at once where policy would ask.")
 @click.option("--ask-timeout", metavar="D", help="How long an open waits for an answer.")
-@click.option("--agent-user", metavar="USER", help="`any` lets every Unix user use the mount.")
+@click.option(
+    "--agent-user",
+    metavar="USER",
+    help="Let this Unix user use the mount too, under the files' modes; `any`: all users.",
+)
+@click.option(
+    "--stage-limit", metavar="SIZE", help="Most that staged changes may take up: 500M, 16G."
+)
 @click.option("--foreground", is_flag=True, help="Stay until interrupted.")
 @shared
 @pass_state
@@ -76,6 +83,7 @@ def up(
     no_ask: bool,
     ask_timeout: str | None,
     agent_user: str | None,
+    stage_limit: str | None,
     foreground: bool,
 ) -> int | None:
     """Make or reopen a workspace, grant PATHs, mount it.
@@ -84,10 +92,9 @@ def up(
     workspace is reopened with its live grants; where there is none, one is made for the current
     folder.
     """
-    if agent_user not in (None, "any"):
-        raise UsageError("--agent-user takes `any`: one user alone cannot be let in yet")
     seconds = durations.parse(duration)
     timeout = durations.parse(ask_timeout) if ask_timeout else None
+    limit = sizes.parse(stage_limit) if stage_limit else None
     wanted = [(path, "write") for path in (*paths, *write)]
     wanted += [(path, "read") for path in read] + [(path, "list") for path in list_]
     if name:
@@ -103,27 +110,30 @@ def up(
         }
         for path, access in wanted
     ]
+    changes = {
+        key: value
+        for key, value in (
+            ("ask", False if no_ask else None),
+            ("ask_timeout", timeout),
+            ("stage_limit", limit),
+        )
+        if value is not None
+    }
     if state.running(chosen):
-        if mount is not None and _mountpoint(state, chosen) != os.path.abspath(mount):
-            raise UsageError(
-                f"workspace {chosen!r} is mounted at {_mountpoint(state, chosen)} already:"
-                " take it down first to mount it elsewhere"
-            )
+        _check_running(state, chosen, mount, adapter, agent_user)
+        if changes:
+            state.call(chosen, "configure", **changes)
         if grants:
             state.call(chosen, "grant", grants=grants, keep=True)
         _show_up(state, state.call(chosen, "info").result)
         return None
-    start: dict[str, Any] = {"name": chosen, "grants": grants}
+    start: dict[str, Any] = {"name": chosen, "grants": grants, **changes}
     if mount is not None:
         start["mountpoint"] = os.path.abspath(mount)
     if adapter is not None:
         start["adapter"] = adapter
     if agent_user is not None:
         start["agent_user"] = agent_user
-    if no_ask:
-        start["ask"] = False
-    if timeout is not None:
-        start["ask_timeout"] = timeout
     daemon, info = start_daemon(start, foreground=foreground)
     _show_up(state, info)
     if not foreground:
@@ -131,6 +141,24 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: daemon.send_signal(received))
     return daemon.wait()
+
+
+def _check_running(
+    state: State, name: str, mount: str | None, adapter: str | None, agent_user: str | None
+) -> None:
+    """Refuse to change what only a start can. Raises UsageError."""
+    known = settings.load(state.places.workspace(name))
+    if mount is not None and known.mountpoint != os.path.abspath(mount):
+        raise UsageError(
+            f"workspace {name!r} is mounted at {known.mountpoint} already:"
+            " take it down first to mount it elsewhere"
+        )
+    for option, wanted, value in (
+        ("--adapter", adapter, known.adapter),
+        ("--agent-user", agent_user, known.agent_user),
+    ):
+        if wanted not in (None, value):
+            raise UsageError(f"workspace {name!r} is running: take it down to change {option}")
 
 
 def canonical(path: str) -> str:
@@ -343,6 +371,8 @@ def _row(state: State, name: str) -> dict[str, Any]:
             "grants": len(info["grants"]),
             "changes": info["changes"],
             "requests": info["requests"],
+            "stage_bytes": info["stage_bytes"],
+            "stage_limit": info["stage_limit"],
         }
     except NotRunningError:
         if chosen.key_store == "file":
@@ -357,7 +387,18 @@ def _row(state: State, name: str) -> dict[str, Any]:
             "grants": _count_grants(folder),
             "changes": count_staged(folder),
             "requests": 0,
+            "stage_bytes": _stage_bytes(folder),
+            "stage_limit": chosen.stage_limit,
         }
+
+
+def _stage_bytes(folder: Path) -> int:
+    """What the staged contents of a stopped workspace take up."""
+    try:
+        with os.scandir(folder / "bodies") as bodies:
+            return sum(body.stat(follow_symlinks=False).st_blocks * 512 for body in bodies)
+    except FileNotFoundError:
+        return 0
 
 
 def _query(database: Path, query: str, *values: Any) -> int:

@@ -17,6 +17,7 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 Text = Annotated[str, Field(max_length=8192)]
 Path = Annotated[list[Text], Field(min_length=1, max_length=4)]
 Paths = Annotated[list[Path], Field(max_length=50_000)]
+Size = Annotated[int, Field(gt=0, lt=1 << 63)]
 Seconds = Annotated[int, Field(gt=0, le=36500 * 86400)]
 
 
@@ -134,6 +135,15 @@ class Scan(Message):
     paths: Paths
 
 
+class Configure(Message):
+    """Settings that take effect at once; None leaves one as it is. Sizes in bytes."""
+
+    op: Literal["configure"]
+    ask: bool | None = None
+    ask_timeout: Seconds | None = None
+    stage_limit: Size | None = None
+
+
 class FlushAudit(Message):
     """Write what the log has queued, so that a reader of its file sees it."""
 
@@ -142,7 +152,7 @@ class FlushAudit(Message):
 
 Request = Annotated[
     Info | Stop | MakeGrants | ListGrants | Renew | Revoke | Status | Diff | Commit | Discard
-    | Log | Show | Scan | FlushAudit,
+    | Log | Show | Scan | FlushAudit | Configure,
     Field(discriminator="op"),
 ]  # fmt: skip
 
@@ -168,6 +178,7 @@ class StartUp(Message):
     agent_user: Text | None = None
     ask: bool | None = None
     ask_timeout: Seconds | None = None
+    stage_limit: Size | None = None
     grants: Annotated[list[WantedGrant], Field(max_length=1000)] = []
 
 

@@ -494,7 +494,7 @@ class Committer:
             job.how, job.data = "symlink", sides.new.read() if sides.new is not None else b""
             return job
         if not stat.S_ISREG(item.kind):
-            raise OSError(95, "pipes and sockets are not committed")
+            raise OSError(95, "pipes, sockets and devices are not committed")
         job.metadata = self._metadata(part, inode)
         if not own and sides.new is not None:
             job.how, job.fd, job.version = "copy", sides.new.fd, sides.new.version

@@ -59,11 +59,13 @@ class Handlers:
             messages.Show: self._show,
             messages.Scan: self._scan,
             messages.FlushAudit: self._flush,
+            messages.Configure: self._configure,
         }
 
     async def __call__(self, request: messages.Request) -> Result:
         """Do what a request asks; GrantfsError where it cannot be done."""
-        return await self._table[type(request)](request)
+        with self._workspace.reserve.lent():
+            return await self._table[type(request)](request)
 
     def _shown(self, grants: Sequence[Grant]) -> list[dict[str, Any]]:
         return [grant.to_json(self._workspace.grants.boot_id) for grant in grants]
@@ -79,6 +81,8 @@ class Handlers:
             "grants": self._shown(workspace.grants.live()),
             "changes": len(changes),
             "requests": 0,
+            "stage_bytes": workspace.fs.quota.used,
+            "stage_limit": workspace.fs.quota.limits.size,
         }
 
     def warnings(self) -> list[str]:
@@ -180,6 +184,11 @@ class Handlers:
             work = partial(scan_path, self._workspace.redactor, host_path, shown_as=shown_as)
             found += await trio.to_thread.run_sync(work)
         return found, []
+
+    async def _configure(self, request: messages.Configure) -> Result:
+        changes = request.model_dump(exclude={"op"}, exclude_none=True)
+        self._workspace.configure(changes)
+        return changes, []
 
     async def _flush(self, _request: messages.FlushAudit) -> Result:
         try:

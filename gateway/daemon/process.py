@@ -34,6 +34,7 @@ from gateway.daemon.mounting import (
     prepare_mountpoint,
     unmount_stale,
 )
+from gateway.daemon.reserve import Reserve
 from gateway.daemon.state import create_state, lock, with_start
 from gateway.daemon.workspace import Workspace
 from gateway.errors import GrantfsError
@@ -117,6 +118,7 @@ class Daemon:
                 nursery.start_soon(self._until_signalled, signals)
                 nursery.start_soon(self._guard, workspace.expire)
                 nursery.start_soon(self._guard, workspace.watch_policy)
+                nursery.start_soon(self._guard, workspace.keep_reserve)
                 nursery.start_soon(server.serve, listener, self.handlers)
                 self._log_start()
                 ready(
@@ -216,6 +218,7 @@ def serve(start: messages.StartUp) -> None:
     try:
         lock_fd = lock(folder)
         _redirect(folder)
+        Reserve(folder).release_if_full()
         check_fuse(chosen.adapter)
         stale = unmount_stale(chosen.mountpoint)
         check_mountpoint(chosen.mountpoint, [places.state, places.runtime])

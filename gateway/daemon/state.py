@@ -51,6 +51,8 @@ def with_start(chosen: Settings, start: messages.StartUp) -> Settings:
         changes["ask"] = start.ask
     if start.ask_timeout is not None:
         changes["ask_timeout"] = start.ask_timeout
+    if start.stage_limit is not None:
+        changes["stage_limit"] = start.stage_limit
     return chosen.with_changes(**changes)
 
 

@@ -6,7 +6,7 @@ written to the log first, and waited for; what the kernel has cached is dropped 
 
 import os
 import pwd
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,25 @@ from gateway.daemon import kernel, sources
 from gateway.daemon.commits import CommitStore
 from gateway.daemon.gate import WorkspaceGate
 from gateway.daemon.redaction import build_redactor
+from gateway.daemon.reserve import Reserve
 from gateway.errors import GrantfsError, NotFoundError, RefusedError, UsageError
 from gateway.places import Places
 from gateway.settings import Settings
 from policies.files import ManagedFolder
 from policies.loader import PolicySet
 from vfs import names
+from vfs.admission import Audience
 from vfs.filesystem import Filesystem
 from vfs.projection import Projection
 from vfs.source import Source
+from vfs.stage.quota import Limits
 from vfs.virtual import ROOT_INO
 
+EVERYBODY = "any"
+"""The `--agent-user` that opens a mount to every user of the machine."""
+
 DEFAULT_SUBJECT = "agent"
+RESERVE_SECONDS = 5
 PROFILES = ("secrets", "secrets+pii", "strict", "none")
 
 
@@ -76,6 +83,22 @@ def user_name() -> str:
         return str(os.getuid())
 
 
+def agent_uid(agent_user: str | None) -> int | None:
+    """The one user that is let in beside the owner; None where it is nobody or everybody.
+
+    Raises GrantfsError for a user that there is not.
+    """
+    if agent_user in (None, EVERYBODY):
+        return None
+    assert agent_user is not None
+    try:
+        return pwd.getpwnam(agent_user).pw_uid
+    except KeyError:
+        raise GrantfsError(
+            f"there is no user {agent_user!r} on this machine: name another with --agent-user"
+        ) from None
+
+
 def managed_folders(places: Places) -> list[ManagedFolder]:
     """Folders of managed policy: the system's is root's alone, the one under GRANTFS_HOME may be
     the user's own as well."""
@@ -98,7 +121,10 @@ class Workspace:
         self.keys = keystore.load(folder, chosen.id, chosen.key_store)
         if warning := keystore.warning(chosen.key_store):
             self.warnings.append(warning)
-        self.log = AuditLog(folder, self.keys.signing.sign, create=new)
+        self.reserve = Reserve(folder)
+        self.log = AuditLog(
+            folder, self.keys.signing.sign, create=new, on_full=self.reserve.release
+        )
         protected = [os.fsencode(os.path.realpath(path)) for path in own_folders(places)]
         self.policies = PolicySet(
             managed_folders(places), places.user_policy, folder / "policy.json", protected=protected
@@ -106,7 +132,14 @@ class Workspace:
         self.grants = GrantStore(folder / "grants.db", self.keys, chosen.id)
         self.gate = WorkspaceGate(self.grants, self.policies, self.log)
         self.redactor = build_redactor(self.keys, folder)
-        self.fs = Filesystem(folder, self.gate, self.redactor, self.keys.derive("digest"))
+        self.fs = Filesystem(
+            folder,
+            self.gate,
+            self.redactor,
+            self.keys.derive("digest"),
+            Limits(chosen.stage_limit),
+            Audience(os.getuid(), agent_uid(chosen.agent_user)),
+        )
         self.commits = CommitStore(folder / "commits.db", self.keys)
         self.projections: dict[int, Projection] = {}
         self._expiry_changed = trio.Event()
@@ -120,6 +153,12 @@ class Workspace:
         self.grants.close()
         self.commits.close()
         self.log.close()
+
+    def configure(self, changes: Mapping[str, Any]) -> None:
+        """Change settings, kept for the next start too, while at work."""
+        self.settings = self.settings.with_changes(**changes)
+        self.settings.save(self.folder)
+        self.fs.quota.limits = Limits(self.settings.stage_limit)
 
     # -- projections -----------------------------------------------------------------------
 
@@ -501,6 +540,12 @@ class Workspace:
             # What is hidden now must leave the kernel's caches, and maps with it.
             for projection in list(self.fs.projections.values()):
                 await self._end_or_narrow(projection)
+
+    async def keep_reserve(self) -> None:
+        """Take back what the disk had to be given, as soon as it has it; runs until cancelled."""
+        while True:
+            await trio.to_thread.run_sync(self.reserve.hold)
+            await trio.sleep(RESERVE_SECONDS)
 
     async def end_service(self) -> None:
         """Before the mount goes: end every projection as a revocation does, so that nobody keeps

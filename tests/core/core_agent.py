@@ -62,7 +62,7 @@ class Agent:
         known = self.dentries.get((parent, name))
         if known is not None:
             return known
-        return self._told(parent, name, finish(lambda: self.fs.lookup(parent, name)))
+        return self._told(parent, name, finish(lambda: self.fs.lookup(parent, name, self.caller)))
 
     def _is_folder(self, ino: int) -> bool:
         return ino == ROOT_INO or self.kinds[ino] == stat.S_IFDIR
@@ -248,9 +248,11 @@ class Agent:
         parent, name = self._new(path)
         self._told(parent, name, finish(lambda: self.fs.mkdir(parent, name, mode, self.caller)))
 
-    def mknod(self, path: Path, mode: int) -> None:
+    def mknod(self, path: Path, mode: int, rdev: int = 0) -> None:
         parent, name = self._new(path)
-        self._told(parent, name, finish(lambda: self.fs.mknod(parent, name, mode, self.caller)))
+        self._told(
+            parent, name, finish(lambda: self.fs.mknod(parent, name, mode, rdev, self.caller))
+        )
 
     def symlink(self, target: bytes, path: Path) -> None:
         parent, name = self._new(path)

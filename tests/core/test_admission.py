@@ -50,7 +50,7 @@ def _set(**changes: int) -> Call:
 
 
 LOOKS: dict[str, Call] = {
-    "lookup": lambda s: s.fs.lookup(s.top, b"file"),
+    "lookup": lambda s: s.fs.lookup(s.top, b"file", s.agent.caller),
     "find": lambda s: s.fs.find(s.top, b"file"),
     "attributes": lambda s: s.fs.attributes(s.fs.node(s.file)),
     "getattr": lambda s: s.fs.getattr(s.file),
@@ -70,7 +70,7 @@ WRITES: dict[str, Call] = {
     "open, truncating": lambda s: s.fs.open(s.file, os.O_WRONLY | os.O_TRUNC, s.caller),
     "create": lambda s: s.fs.create(s.top, b"new", 0o644, os.O_WRONLY, s.caller),
     "mkdir": lambda s: s.fs.mkdir(s.top, b"new", 0o755, s.caller),
-    "mknod": lambda s: s.fs.mknod(s.top, b"new", stat.S_IFIFO | 0o600, s.caller),
+    "mknod": lambda s: s.fs.mknod(s.top, b"new", stat.S_IFIFO | 0o600, 0, s.caller),
     "symlink": lambda s: s.fs.symlink(s.top, b"new", b"target", s.caller),
     "link": lambda s: s.fs.link(s.file, s.top, b"new", s.caller),
     "unlink": lambda s: s.fs.unlink(s.top, b"file", s.caller),
@@ -313,7 +313,7 @@ def test_while_a_grant_ends_only_pages_of_written_files_are_taken(workspace: Wor
         lambda s: fs.read(s.writer.fh, 0, 5),
         lambda s: fs.read(s.reader.fh, 0, 5),
         lambda s: fs.create(s.top, b"new", 0o644, os.O_WRONLY, s.caller),
-        lambda s: fs.lookup(s.top, b"file"),
+        lambda s: fs.lookup(s.top, b"file", s.agent.caller),
     ):
         assert refused(scene, call) in (errno.ESTALE, errno.EBADF, errno.EINVAL)
     fs.finish_end(workspace.projection)

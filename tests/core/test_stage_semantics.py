@@ -218,11 +218,12 @@ def test_a_removed_folder_that_a_process_stands_in(workspace: Workspace, agent: 
         assert list(workspace.fs.readdir(workspace.fs.opendir(ino, agent.caller), 0)) == []
         workspace.fs.setattr(ino, SetAttributes(mode=0o700), agent.caller)
         assert stat.S_IMODE(workspace.fs.getattr(ino).mode) == 0o700
-        for make in (workspace.fs.mkdir, workspace.fs.mknod):
-            with pytest.raises(FileNotFoundError):
-                make(ino, b"x", 0o644, agent.caller)
         with pytest.raises(FileNotFoundError):
-            workspace.fs.lookup(ino, b"x")
+            workspace.fs.mkdir(ino, b"x", 0o644, agent.caller)
+        with pytest.raises(FileNotFoundError):
+            workspace.fs.mknod(ino, b"x", 0o644, 0, agent.caller)
+        with pytest.raises(FileNotFoundError):
+            workspace.fs.lookup(ino, b"x", workspace.agent.caller)
     workspace.restart()
 
 

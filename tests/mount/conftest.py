@@ -135,3 +135,14 @@ def root(fuse: None) -> None:
     """For what only root can set up: private mount namespaces, small file systems."""
     if os.getuid():
         pytest.skip("needs root")
+
+
+@pytest.fixture
+def small_disk(grantfs: Grantfs, root: None) -> Iterator[Path]:
+    """The GRANTFS_HOME on a file system of its own, of 8 MiB; how to fill it is the test's."""
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", grantfs.home], check=True
+    )
+    yield grantfs.home
+    grantfs.run("down", "--all", code=None)
+    subprocess.run(["umount", grantfs.home], check=True)

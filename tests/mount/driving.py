@@ -130,6 +130,19 @@ def error_of(operation: Callable[[], object]) -> str:
     return ""
 
 
+def fill_disk(folder: Path, leave: int = 0) -> Path:
+    """Fill the file system but for *leave* bytes."""
+    filler = folder / "filler"
+    space = os.statvfs(folder)
+    left = max(0, space.f_bavail * space.f_frsize - leave)
+    with filler.open("wb", buffering=0) as file:
+        # A daemon at work may take some of it first.
+        piece = bytes(4096)
+        while left > 0 and not error_of(lambda: file.write(piece)):
+            left -= len(piece)
+    return filler
+
+
 # -- users ---------------------------------------------------------------------------------
 
 

@@ -1,12 +1,10 @@
 """What cannot be done is one line that says what to do, the right exit code, nothing half made."""
 
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import Grantfs, User, daemons, error_of, mounts, myself, tree
+from driving import Grantfs, User, daemons, error_of, fill_disk, mounts, myself, tree
 
 
 def nothing_made(grantfs: Grantfs, name: str = "w") -> None:
@@ -202,30 +200,6 @@ def test_an_ordinary_user_without_access_to_dev_fuse(
     as_someone.user = owner
     assert "/dev/fuse: Permission denied" in done.error
     nothing_made(as_someone)
-
-
-@pytest.fixture
-def small_disk(grantfs: Grantfs, root: None) -> Iterator[Path]:
-    """The GRANTFS_HOME on a file system of its own, of 8 MiB; how to fill it is the test's."""
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", grantfs.home], check=True
-    )
-    yield grantfs.home
-    grantfs.run("down", "--all", code=None)
-    subprocess.run(["umount", grantfs.home], check=True)
-
-
-def fill_disk(folder: Path, leave: int = 0) -> Path:
-    """Fill the file system but for *leave* bytes."""
-    filler = folder / "filler"
-    space = os.statvfs(folder)
-    left = max(0, space.f_bavail * space.f_frsize - leave)
-    with filler.open("wb", buffering=0) as file:
-        # A daemon at work may take some of it first.
-        piece = bytes(4096)
-        while left > 0 and not error_of(lambda: file.write(piece)):
-            left -= len(piece)
-    return filler
 
 
 @pytest.mark.parametrize("leave", [0, 8192, 65536, 1 << 20])

@@ -101,7 +101,7 @@ def test_a_signal_stops_it_cleanly(grantfs: Grantfs, source: Path, number: int) 
     (row,) = grantfs.ask("ps")
     assert row == {
         "workspace": "w", "running": False, "mountpoint": str(mount), "pid": None,
-        "grants": 1, "changes": 1, "requests": 0,
+        "grants": 1, "changes": 1, "requests": 0, "stage_bytes": 4096, "stage_limit": 16 << 30,
     }  # fmt: skip
     done = grantfs.run("status", code=6)
     assert "up" in done.error

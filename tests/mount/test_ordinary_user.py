@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,76 @@ def test_what_fusermount3_says_is_passed_on(as_someone: Grantfs, source: Path, r
     assert "user_allow_other" in done.error
     assert not as_someone.state("w").exists()
     assert not (as_someone.home / "mnt" / "w").exists()
+
+
+# -- a mount for another user --------------------------------------------------------------
+
+
+def seen_as(user: User, code: str, *arguments: Path) -> str:
+    """What a program of a user's prints; the name of the errno where it fails with one."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import errno, os, sys\ntry:\n {code}\nexcept OSError as error:\n"
+         " print(errno.errorcode[error.errno])", *arguments],
+        capture_output=True, text=True, check=True, cwd="/", timeout=60, **user.popen,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def roots(grantfs: Grantfs, root: None) -> Path:
+    """A folder of root's, on a way that is open to all."""
+    folder = fill(grantfs.home.parent / "proj")
+    (folder / ".env").chmod(0o600)
+    (folder / "inbox").mkdir()
+    (folder / "inbox").chmod(0o777)
+    for way in (grantfs.home.parent, grantfs.home):
+        way.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def shared_mount(grantfs: Grantfs, roots: Path, someone: User) -> Path:
+    """A mount of it for one other user."""
+    return grantfs.up(roots, "--agent-user", someone.name, "--mount", grantfs.home / "shared")
+
+
+def test_one_other_user_is_let_in_and_no_third_one(shared_mount: Path, someone: User) -> None:
+    third = User(someone.uid + 1, someone.gid + 1, "")
+    same_group = User(someone.uid + 2, someone.gid, "")
+    readme = shared_mount / "proj" / "README.md"
+    read = "print(open(sys.argv[1]).readline().strip())"
+    assert seen_as(someone, read, readme) == "# proj"
+    for user in (third, same_group):
+        assert seen_as(user, read, readme) == "EACCES"
+        assert seen_as(user, "print(os.listdir(sys.argv[1]))", shared_mount) == "EACCES"
+        assert seen_as(user, "print(os.stat(sys.argv[1]))", readme) == "EACCES"
+    # Modes count for the agent as they do outside.
+    assert seen_as(someone, read, shared_mount / "proj" / ".env") == "EACCES"
+    assert seen_as(someone, "open(sys.argv[1], 'w')", readme) == "EACCES"
+    assert readme.read_text().startswith("# proj")
+
+
+def test_what_the_other_user_makes_is_that_users(
+    shared_mount: Path, someone: User, roots: Path, grantfs: Grantfs
+) -> None:
+    made = shared_mount / "proj" / "inbox" / "new"
+    assert seen_as(someone, "open(sys.argv[1], 'w').write('mine')", made) == ""
+    assert (made.stat().st_uid, made.stat().st_gid) == (someone.uid, someone.gid)
+    grantfs.run("commit", "-y")
+    status = (roots / "inbox" / "new").stat()
+    assert (status.st_uid, status.st_gid) == (someone.uid, someone.gid)
+
+
+def test_the_agent_of_another_user_has_no_say(
+    shared_mount: Path, someone: User, grantfs: Grantfs
+) -> None:
+    """Neither state nor sockets are open to that user, root though its daemon runs as."""
+    for name in ("state", "run"):
+        shown = seen_as(someone, "print(os.listdir(sys.argv[1]))", grantfs.home / name)
+        assert shown == "EACCES"
+
+
+def test_a_user_that_there_is_not(grantfs: Grantfs, source: Path) -> None:
+    done = grantfs.run("up", source, "--name", "w", "--agent-user", "nobody-of-that-name", code=1)
+    assert "no user 'nobody-of-that-name'" in done.error
+    assert not grantfs.state("w").exists()

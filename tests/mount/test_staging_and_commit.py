@@ -4,6 +4,8 @@ import ctypes
 import ctypes.util
 import mmap
 import os
+import socket
+import stat
 import subprocess
 from pathlib import Path
 
@@ -251,6 +253,31 @@ def test_exchange_of_two_files_lands(grantfs: Grantfs, source: Path) -> None:
     assert grantfs.ask("commit", "-y")["remaining"] == []
     assert (source / "README.md").read_bytes() == main
     assert (source / "src/main.py").read_bytes() == readme
+
+
+def test_pipes_sockets_and_devices_stay_in_the_stage(grantfs: Grantfs, source: Path) -> None:
+    proj = grantfs.up(source) / "proj"
+    os.mkfifo(proj / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(proj / "socket"))
+    os.mknod(proj / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(proj / "disk", stat.S_IFBLK | 0o600, os.makedev(7, 0))
+    assert (proj / "null").stat().st_rdev == os.makedev(1, 3)
+    assert error_of((proj / "null").read_bytes) == "EACCES"
+    assert error_of((proj / "disk").read_bytes) == "EACCES"
+    special = ["proj/disk", "proj/null", "proj/pipe", "proj/socket"]
+    shown = grantfs.ask("status")["changes"]
+    assert [(one["path"], "special" in one["flags"]) for one in shown] == [
+        (path, True) for path in special
+    ]
+    (proj / "README.md").write_text("new\n")
+    done = grantfs.run("commit", "-y", "--json", code=1)
+    assert done.json["applied"] == ["proj/README.md"]
+    assert sorted(done.json["remaining"]) == special
+    assert "pipes, sockets and devices are not committed" in done.err
+    assert {"disk", "null", "pipe", "socket"}.isdisjoint(os.listdir(source))
+    grantfs.run("discard", "-y")
+    assert grantfs.status() == {}
 
 
 def test_names_are_bytes(grantfs: Grantfs, source: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from vfs.attributes import Fingerprint
 from vfs.stage.bodies import Bodies
+from vfs.stage.quota import Quota
 from vfs.stage.store import InodeRow, Store, signed, unsigned
 
 WHITEOUT = 0
@@ -103,19 +104,24 @@ class Base:
 class StageTree:
     """Inodes, names and bases of one workspace's stage."""
 
-    def __init__(self, store: Store, bodies: Bodies) -> None:
+    def __init__(self, store: Store, bodies: Bodies, quota: Quota) -> None:
         self.store = store
         self.bodies = bodies
+        self.quota = quota
         self.inodes: dict[int, StagedInode] = {}
         self.tops: dict[int, dict[bytes, int]] = {}
         self.bases: dict[tuple[int, bytes], Base] = {}
         self.linked: dict[tuple[int, int, int], int] = {}
+        self.names = 0
         self._next = AGENT_INO
         self._depth = 0
         self._doomed: list[int] = []
         self._undo: list[Callable[[], None]] = []
         self._load()
-        bodies.sweep(self._named_bodies())
+        named = self._named_bodies()
+        bodies.sweep(named)
+        for body in named:
+            self.note_size(body)
 
     def _named_bodies(self) -> set[int]:
         named = {inode.body for inode in self.inodes.values() if inode.body is not None}
@@ -134,6 +140,7 @@ class StageTree:
                 self.tops.setdefault(-parent, {})[name] = ino
             else:
                 self.inodes[parent].entries[name] = ino
+        self.names = sum(len(inode.entries) for inode in self.inodes.values())
         for ino, name, value in self.store.xattrs():
             self.inodes[ino].xattrs[name] = value
         self.bases = {
@@ -149,6 +156,10 @@ class StageTree:
         # What has several links can be met under another name of its source.
         if not inode.is_folder and inode.identity != (0, 0):
             self.linked[(inode.projection, *inode.identity)] = inode.ino
+
+    def note_size(self, body: int) -> None:
+        """Count a body for what it takes up now."""
+        self.quota.note(body, self.bodies.stat(body))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -172,6 +183,7 @@ class StageTree:
         doomed, self._doomed = self._doomed, []
         for body in doomed:
             self.bodies.remove(body)
+            self.quota.gone(body)
 
     def on_failure(self, undo: Callable[[], None]) -> None:
         """Have *undo* called should the transaction under way fail: for what others remember
@@ -195,6 +207,7 @@ class StageTree:
     def drop(self, ino: int, *, keep_body: bool = False) -> None:
         """Forget an inode; its body goes once the transaction is through."""
         inode = self.inodes.pop(ino)
+        self.names -= len(inode.entries)
         self.linked.pop((inode.projection, *inode.identity), None)
         if inode.persistent:
             self.store.drop_inode(ino)
@@ -231,12 +244,14 @@ class StageTree:
 
     def set_entry(self, folder: StagedInode, name: bytes, ino: int) -> None:
         """Name an inode, or white a name out."""
+        self.names += name not in folder.entries
         folder.entries[name] = ino
         self.store.put_entry(folder.ino, name, ino)
 
     def drop_entry(self, folder: StagedInode, name: bytes) -> None:
         """Let the source's entry of this name, if any, show through again."""
         if folder.entries.pop(name, None) is not None:
+            self.names -= 1
             self.store.drop_entry(folder.ino, name)
 
     def top(self, projection: int) -> int | None:
