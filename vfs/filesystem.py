@@ -31,9 +31,9 @@ from vfs.stage.tree import StageTree
 from vfs.union import Union, os_error
 from vfs.virtual import OWN_NAME, ROOT_INO, VirtualNode, VirtualTree
 
-CACHE_SECONDS = 1.0
+CACHE_SECONDS = 0.8
 """How long the kernel may answer from what it was told of names and attributes; what changes by
-our own doing is told to it at once."""
+our own doing is told to it at once. With what `source` believes, less than a second."""
 
 
 @dataclass(slots=True, eq=False)

@@ -23,9 +23,8 @@ from vfs.statx import CURRENT_FOLDER, Stat, stat_at, stat_fd
 
 _FOLDER_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDERS_KEPT = 256
-_RECHECK_NS = 100_000_000
-"""How long a cached folder descriptor is believed without another look at its name: a tenth of
-the second for which the kernel may answer from its own caches anyway."""
+RECHECK_NS = 100_000_000
+"""How long a cached folder descriptor is believed without another look at its name."""
 
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "afs", "virtiofs", "vboxsf")
 
@@ -134,7 +133,7 @@ class Source:
     def _anchored(self) -> int:
         """The anchor's descriptor, while what was granted still stands at its name."""
         now = self._clock_ns()
-        if now - self._anchor_checked_ns > _RECHECK_NS:
+        if now - self._anchor_checked_ns > RECHECK_NS:
             path = os.path.dirname(self.root) if self.is_file else self.root
             try:
                 same = stat_at(CURRENT_FOLDER, path).identity == self._anchor_identity
@@ -168,7 +167,7 @@ class Source:
         for name in path.split(b"/"):
             at = names.join(at, name)
             known = self._folders.get(at)
-            if known is not None and now - known.checked_ns > _RECHECK_NS:
+            if known is not None and now - known.checked_ns > RECHECK_NS:
                 # A folder that was moved out of the grant must not stay reachable through us.
                 try:
                     same = stat_at(parent, name).identity == known.identity
@@ -212,7 +211,7 @@ class Source:
         """Another source over the same root, for the one worker thread that commits to it: it
         looks at every folder's name again each time. Raises OSError(ENOENT) where another object
         stands at the root's name now."""
-        ticks = itertools.count(0, 2 * _RECHECK_NS)
+        ticks = itertools.count(0, 2 * RECHECK_NS)
         other = Source(self.root, self._protected, lambda: next(ticks), self.only)
         if other._anchor_identity != self._anchor_identity:
             other.close()

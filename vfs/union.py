@@ -77,12 +77,11 @@ class Union:
         if parent.unlinked:
             raise os_error(errno.ENOENT)
         folder = self.staged(parent)
-        if folder is not None:
-            ino = folder.entries.get(name)
-            if ino == WHITEOUT or (ino is not None and not self._shows_staged(parent, name, ino)):
+        ino = folder.entries.get(name) if folder is not None else None
+        if ino is not None and not self._made_way(parent, name, ino):
+            if ino == WHITEOUT or not self._shows_staged(parent, name, ino):
                 raise os_error(errno.ENOENT)
-            if ino is not None:
-                return self._staged_node(parent.projection, ino, parent, name)
+            return self._staged_node(parent.projection, ino, parent, name)
         status = self.beneath(parent, name)
         if status is None or self.hidden(parent.projection, parent.place_of(name)):
             raise os_error(errno.ENOENT)
@@ -138,7 +137,11 @@ class Union:
         entries = folder.entries if folder is not None else {}
         if parent.origin is not None:
             for name in self._source_names(parent):
-                if name not in entries and self._shows(parent, name):
+                ino = entries.get(name)
+                way = ino is None or self.gives_way(
+                    parent.projection, names.join(parent.origin, name), ino
+                )
+                if way and self._shows(parent, name):
                     found.add(name)
         found.update(
             name
@@ -175,20 +178,49 @@ class Union:
     def _shows_staged(self, parent: Node, name: bytes, ino: int) -> bool:
         return self.alive(parent.projection, ino) and not self.concealed(parent, name, ino)
 
+    def gives_way(self, projection: Projection, path: bytes, ino: int) -> bool:
+        """True if nothing is left of an entry that stood for the source's object at *path*, and
+        the user has put something of another kind there: that shows, as any other object does."""
+        inode = self.tree.inodes.get(ino)
+        if inode is None or inode.origin != path or inode.body is not None:
+            return False
+        try:
+            same = projection.source.stat(path).kind == inode.kind
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return not same and not self.alive(projection, ino)
+
+    def _made_way(self, parent: Node, name: bytes, ino: int) -> bool:
+        """True if an entry gave way; it is forgotten then, with all bases of what it stood for."""
+        if parent.origin is None:
+            return False
+        projection, path = parent.projection, names.join(parent.origin, name)
+        if not self.gives_way(projection, path, ino):
+            return False
+        with self.tree.transaction():
+            folder = self.stage_folder(parent)
+            self.lose_link(self._staged_node(projection, ino, parent, name))
+            self.tree.drop_entry(folder, name)
+            for number, known in list(self.tree.bases):
+                if number == projection.id and names.within(known, path):
+                    self.tree.drop_base(number, known)
+        return True
+
     def alive(self, projection: Projection, ino: int) -> bool:
         """False for a staged entry of which nothing is left, since the user removed from the
         source what it stood for: a file with no content of its own, a folder with nothing in it."""
-        inode = self.tree.inodes[ino]
-        if inode.body is not None or inode.origin is None:
-            return True
-        try:
-            if projection.source.stat(inode.origin).kind == inode.kind:
+        left = [ino]  # a loop, not a recursion: trees may be deeper than Python's stack
+        while left:
+            inode = self.tree.inodes[left.pop()]
+            if inode.body is not None or inode.origin is None:
                 return True
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        return inode.is_folder and any(
-            entry != WHITEOUT and self.alive(projection, entry) for entry in inode.entries.values()
-        )
+            try:
+                if projection.source.stat(inode.origin).kind == inode.kind:
+                    return True
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            left.extend(entry for entry in inode.entries.values() if entry != WHITEOUT)
+        return False
 
     def is_empty(self, folder: Node) -> bool:
         """True if a folder shows no entry."""
@@ -442,7 +474,25 @@ class Union:
         self.touch(folder)
 
     def lose_link(self, node: Node) -> None:
-        """A name of this node is gone; with the last one it lives only as long as it is open."""
+        """A name of this node is gone; with the last one it lives only as long as it is open. What
+        is still staged in a folder goes first: nothing is left of it, the folder shows empty."""
+        for below in reversed(self._staged_below(node)):
+            self._lose_link(below)
+        self._lose_link(node)
+
+    def _staged_below(self, node: Node) -> list[Node]:
+        """Nodes of all that is staged in a folder and below, each after the folder it is in."""
+        found, left = [], [node]
+        while left:
+            folder = left.pop()
+            inode = self.staged(folder)
+            for name, ino in (inode.entries if inode is not None else {}).items():
+                if ino != WHITEOUT:
+                    left.append(self._staged_node(node.projection, ino, folder, name))
+                    found.append(left[-1])
+        return found
+
+    def _lose_link(self, node: Node) -> None:
         inode = self.staged(node)
         if inode is None:
             status = None if node.is_folder else self.source_stat(node)

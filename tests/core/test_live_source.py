@@ -3,12 +3,16 @@ is staged stays, and a number whose object is gone says so."""
 
 import errno
 import os
+import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 
 import pytest
 from conftest import Workspace
 from core_agent import Agent
+
+from vfs.stage.changes import ChangeFinder
 
 
 def stale(call: Callable[[], object]) -> bool:
@@ -201,3 +205,97 @@ def test_a_staged_file_replaced_by_the_user_is_left_alone(
     assert agent.listdir("proj") == [b"d"]
     agent.mkdir("proj/file")
     assert agent.listdir("proj/file") == []
+
+
+def _changes(workspace: Workspace) -> list[tuple[str, bytes]]:
+    finder = ChangeFinder(workspace.fs.union)
+    return [(str(one.kind), one.place) for one in finder.find(workspace.projection)]
+
+
+def test_a_folder_in_place_of_a_file_of_which_only_the_mode_was_staged_shows(
+    workspace: Workspace, agent: Agent
+) -> None:
+    agent.chmod("proj/file", 0o600)
+    (workspace.source / "file").unlink()
+    (workspace.source / "file").mkdir()
+    (workspace.source / "file/inner").write_bytes(b"inner")
+    agent.forget()
+    assert agent.listdir("proj") == [b"d", b"file"]
+    assert agent.read("proj/file/inner") == b"inner"
+    assert _changes(workspace) == []
+    agent.append("proj/file/inner", b" more")
+    agent.chmod("proj/file", 0o700)
+    assert stat.S_ISDIR(workspace.fs.tree.bases[1, b"file"].fingerprint.mode)
+    assert _changes(workspace) == [("mode", b"file"), ("modified", b"file/inner")]
+    workspace.restart()
+    assert workspace.agent.read("proj/file/inner") == b"inner more"
+    assert stat.S_IMODE(workspace.agent.lstat("proj/file").mode) == 0o700
+    assert _changes(workspace) == [("mode", b"file"), ("modified", b"file/inner")]
+
+
+def test_a_file_in_place_of_a_folder_with_nothing_but_deletions_shows(
+    workspace: Workspace, agent: Agent
+) -> None:
+    agent.unlink("proj/d/one")
+    agent.write("proj/d/sub/new", b"new")
+    agent.unlink("proj/d/sub/new")
+    shutil.rmtree(workspace.source / "d")
+    (workspace.source / "d").write_bytes(b"a file SECRET1")
+    workspace.clock.second_passes()
+    agent.forget()
+    assert agent.listdir("proj") == [b"d", b"file"]
+    assert agent.read("proj/d") == b"a file xxxxxxx"
+    assert not {b"d", b"d/one", b"d/sub"} & {path for _, path in workspace.fs.tree.bases}
+    assert {inode.kind for inode in workspace.fs.tree.inodes.values()} <= {stat.S_IFDIR}
+    assert _changes(workspace) == []
+    agent.append("proj/d", b" more")
+    assert _changes(workspace) == [("modified", b"d")]
+    workspace.restart()
+    assert workspace.agent.read("proj/d") == b"a file xxxxxxx more"
+    workspace.agent.unlink("proj/d")
+    assert workspace.agent.listdir("proj") == [b"file"]
+    assert _changes(workspace) == [("deleted", b"d")]
+
+
+def test_a_staged_file_stays_one_change_when_the_user_puts_a_folder_there(
+    workspace: Workspace, agent: Agent
+) -> None:
+    agent.append("proj/file", b" more")
+    (workspace.source / "file").unlink()
+    (workspace.source / "file").mkdir()
+    (workspace.source / "file/inner").write_bytes(b"inner")
+    assert _changes(workspace) == [("modified", b"file")]
+
+
+def test_staged_work_stays_when_the_user_puts_a_file_in_place_of_its_folder(
+    workspace: Workspace, agent: Agent
+) -> None:
+    agent.write("proj/d/new", b"new")
+    shutil.rmtree(workspace.source / "d")
+    (workspace.source / "d").write_bytes(b"a file")
+    workspace.clock.second_passes()
+    agent.forget()
+    assert agent.listdir("proj/d") == [b"new"]
+    assert agent.read("proj/d/new") == b"new"
+    assert ("added", b"d/new") in _changes(workspace)
+
+
+def test_a_deep_tree_that_the_user_replaces_by_a_file(workspace: Workspace) -> None:
+    place = "deep/" + "d/" * 1500
+    folder = os.open(workspace.source, os.O_RDONLY)
+    for name in place.rstrip("/").split("/"):
+        os.mkdir(name, dir_fd=folder)
+        inner = os.open(name, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=folder))
+    os.close(folder)
+    agent = workspace.start().agent
+    agent.unlink(f"proj/{place}file")
+    subprocess.run(["rm", "-r", workspace.source / "deep"], check=True)
+    (workspace.source / "deep").write_bytes(b"a file")
+    workspace.clock.second_passes()
+    agent.forget()
+    assert agent.read("proj/deep") == b"a file"
+    assert len(workspace.fs.tree.inodes) == 1
+    assert not workspace.fs.tree.bases

@@ -11,6 +11,7 @@ from conftest import Workspace
 from core_agent import EXCHANGE, NOREPLACE, Agent
 
 from vfs.attributes import SetAttributes
+from vfs.stage.changes import ChangeFinder
 from vfs.stage.tree import WHITEOUT
 
 
@@ -404,6 +405,8 @@ def test_deep_folders_of_the_agent(workspace: Workspace, agent: Agent) -> None:
     assert workspace.agent.read(path + "/leaf") == b"deep"
     workspace.agent.rename("proj/f", "proj/g")
     assert workspace.agent.read("proj/g" + path[6:] + "/leaf") == b"deep"
+    (change,) = ChangeFinder(workspace.fs.union).find(workspace.projection)
+    assert change.place == os.fsencode("g" + path[6:] + "/leaf")
 
 
 def test_editors_save_by_rename(workspace: Workspace, agent: Agent) -> None:

@@ -101,6 +101,21 @@ class _Found:
     elsewhere: set[bytes] = field(default_factory=set)
 
 
+_Steps = Iterator["_Steps"]
+"""A walk that yields the walks below it, each to be done before it goes on."""
+
+
+def _walk(steps: _Steps) -> None:
+    """Do a walk. Trees may be deeper than Python's stack."""
+    under_way = [steps]
+    while under_way:
+        below = next(under_way[-1], None)
+        if below is None:
+            under_way.pop()
+        else:
+            under_way.append(below)
+
+
 class ChangeFinder:
     """Finds the changes of one workspace; runs on the core's task."""
 
@@ -116,7 +131,7 @@ class ChangeFinder:
             return []
         found = _Found()
         old = self._source_stat(projection, b"")
-        self._pair(projection, old, b"", self._item(projection, top), b"", found)
+        _walk(self._pair(projection, old, b"", self._item(projection, top), b"", found))
         for status, path, item in found.pairs:
             known = item.origin == path or self._seen(projection, path, found)
             if known or self._linked(projection, path, item):
@@ -191,11 +206,11 @@ class ChangeFinder:
         ino = inode.entries.get(name) if inode is not None else None
         if ino == WHITEOUT:
             return None
-        if ino is not None:
+        path = None if folder.origin is None else names.join(folder.origin, name)
+        if ino is not None and (path is None or not self._union.gives_way(projection, path, ino)):
             return self._item(projection, ino) if self._union.alive(projection, ino) else None
-        if folder.origin is None:
+        if path is None:
             return None
-        path = names.join(folder.origin, name)
         status = self._source_stat(projection, path)
         if status is None:
             return None
@@ -233,11 +248,19 @@ class ChangeFinder:
         new: Item | None,
         place: bytes,
         found: _Found,
-    ) -> None:
+    ) -> _Steps:
         if new is not None and new.origin is not None and new.origin != place:
             found.elsewhere.add(new.origin)
         old_folder = old is not None and stat.S_ISDIR(old.mode)
         new_folder = new is not None and stat.S_ISDIR(new.kind)
+        if new is not None and not new_folder and (old is None or old_folder):
+            known = self._tree.bases.get((projection.id, place)) if old_path is not None else None
+            if known is not None and not stat.S_ISDIR(known.fingerprint.mode):
+                # The user deleted what the agent had changed, or put a folder there: still a
+                # change of that file, and a conflict for whoever commits it.
+                change = Change(projection, Kind.MODIFIED, place, place, new, known.fingerprint)
+                found.changes.append(change)
+                return
         if old_folder or new_folder:
             if old is not None and not old_folder:
                 found.gone[place] = old
@@ -245,7 +268,7 @@ class ChangeFinder:
                 found.new[place] = new
                 if old is not None:
                     found.over[place] = old
-            self._folders(
+            yield self._folders(
                 projection,
                 old if old_folder else None,
                 old_path if old_folder else None,
@@ -256,14 +279,7 @@ class ChangeFinder:
         elif old is not None and new is not None:
             found.pairs.append((old, place, new))
         elif new is not None:
-            known = self._tree.bases.get((projection.id, place)) if old_path is not None else None
-            if known is not None and not stat.S_ISDIR(known.fingerprint.mode):
-                # The user deleted what the agent had changed: still a change of that file, and
-                # a conflict for whoever commits it.
-                change = Change(projection, Kind.MODIFIED, place, place, new, known.fingerprint)
-                found.changes.append(change)
-            else:
-                found.new[place] = new
+            found.new[place] = new
         elif old is not None:
             found.gone[place] = old
 
@@ -275,7 +291,7 @@ class ChangeFinder:
         new: Item | None,
         place: bytes,
         found: _Found,
-    ) -> None:
+    ) -> _Steps:
         """Compare folders. `old_path` is None where the source has no folder at *place*."""
         before = len(found.changes) + len(found.gone) + len(found.new) + len(found.pairs)
         empty = True
@@ -284,15 +300,17 @@ class ChangeFinder:
             status = self._source_stat(projection, below) if below is not None else None
             child = self._child(projection, new, name)
             empty = empty and status is None and child is None
-            self._pair(projection, status, below, child, names.join(place, name), found)
+            yield self._pair(projection, status, below, child, names.join(place, name), found)
         after = len(found.changes) + len(found.gone) + len(found.new) + len(found.pairs)
         if old is None and new is not None and before == after:
             found.new[place] = new
         elif new is None and old is not None and empty:
             found.gone[place] = old
         elif old is not None and new is not None:
-            base = self._base(projection, place, old)
             moved = new.origin != place
+            if new.ino is None and not moved:
+                return  # the user's own, come in place of something else
+            base = self._base(projection, place, old)
             staged = self._staged(new)
             own = staged is not None and (staged.uid is not None or staged.gid is not None)
             if new.mode != base.mode or (
