@@ -64,23 +64,26 @@ def _shown(proj: Path, source: Path) -> list[str]:
     return differences(found, wanted)
 
 
-@pytest.mark.parametrize("staged", [False, True])
-@pytest.mark.parametrize("how", CHANGES)
-def test_what_the_user_changes_shows(
-    grantfs: Grantfs, source: Path, how: str, staged: bool
-) -> None:
+@pytest.mark.parametrize("staged", [False, True], ids=["nothing staged", "staged beside it"])
+def test_what_the_user_changes_shows(grantfs: Grantfs, source: Path, staged: bool) -> None:
     (source / "ln").symlink_to("README.md")
-    proj = grantfs.up(source) / "proj"
-    if staged:  # beside it and in the same folders
-        (proj / "mine").write_text("mine\n")
-        (proj / "src" / "mine").write_text("mine\n")
-        (proj / "src" / "mine").unlink()
-        (proj / "mine").unlink()
-    assert _shown(proj, source) == []
-    CHANGES[how](source)
-    wait_until(lambda: _shown(proj, source) == [], f"the mount shows the source: {how}")
-    if how == "secret added":
-        assert b"hunter2" not in (proj / "src" / "key").read_bytes()
+    sources = {how: source.parent / how.replace(" ", "-") for how in CHANGES}
+    for each in sources.values():
+        shutil.copytree(source, each, symlinks=True)
+    mount = grantfs.up(*sources.values())
+    for each in sources.values():
+        proj = mount / each.name
+        if staged:  # and nothing is left of it but the rows of folders
+            for mine in (proj / "mine", proj / "src" / "mine"):
+                mine.write_text("mine\n")
+                mine.unlink()
+        assert _shown(proj, each) == []
+    for how, each in sources.items():
+        CHANGES[how](each)
+    for how, each in sources.items():
+        proj = mount / each.name
+        wait_until(lambda p=proj, s=each: _shown(p, s) == [], f"the mount shows it: {how}")
+    assert b"hunter2" not in (mount / "secret-added" / "src" / "key").read_bytes()
     assert grantfs.status() == {}
 
 
