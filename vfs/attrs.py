@@ -110,6 +110,8 @@ class AttributeChanges:
         self._admission.use(node, "write", caller)
         if not name.startswith(b"user."):
             raise os_error(errno.ENOTSUP)
+        if name == b"user.":
+            raise os_error(errno.EINVAL)
         self._check_xattr(node, name, value)
         with self._tree.transaction():
             inode = self._union.stage(node)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vfs.admission import Admission
+from vfs.admission import ROOT_USER, Admission
 from vfs.attributes import Caller
 from vfs.content import Redactor, SourceContent
 from vfs.copyup import CopyUp
@@ -187,6 +187,7 @@ class Files:
         keep = self._prepare(node)
         if flags & os.O_TRUNC:
             self.truncate(node, 0)
+            self._drop_set_id(node, caller)
             keep = False
         self._gate.report(
             "open", "ok", node.mount_path, caller, node.projection.id,
@@ -261,6 +262,19 @@ class Files:
         self.mark_written(node)
         if node.opens == 0:
             self.forget_body(node)
+
+    def _drop_set_id(self, node: Node, caller: Caller) -> None:
+        """As the kernel does by itself for a write or truncate of anybody's but root's."""
+        inode = self._union.staged(node)
+        if inode is None or inode.mode is None or caller.uid == ROOT_USER:
+            return
+        drop = stat.S_ISUID
+        if inode.mode & stat.S_IXGRP:  # else the bit stands for mandatory locks
+            drop |= stat.S_ISGID
+        if inode.mode & drop:
+            with self._union.tree.transaction():
+                inode.mode &= ~drop
+                self._union.changed(inode)
 
     def _report_change(self, node: Node, caller: Caller, what: str) -> None:
         detail = {"action": what}

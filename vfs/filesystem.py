@@ -391,20 +391,34 @@ class Filesystem:
         self._folders[fh] = folder
         return fh
 
+    def _open_folder(self, fh: int) -> _Folder:
+        folder = self._folders.get(fh)
+        if folder is None:
+            raise os_error(errno.EBADF)
+        if isinstance(folder.node, Node):
+            if folder.node.projection.epoch != folder.epoch:
+                raise os_error(errno.ESTALE)
+            self.admission.look(folder.node)
+        return folder
+
+    def dots(self, fh: int) -> tuple[int, ...]:
+        """Inode numbers of `.` and `..` of an open folder, which `readdir` does not list; none
+        where the folder has been removed. Raises OSError."""
+        node = self._open_folder(fh).node
+        if not isinstance(node, Node):
+            return node.ino, ROOT_INO
+        if node.unlinked:
+            return ()
+        return node.ino, ROOT_INO if node.parent is None else node.parent.ino
+
     def readdir(self, fh: int, offset: int) -> Iterator[tuple[bytes, Attributes, int]]:
         """(name, attributes, offset of the next) from *offset* on; `remember` each one taken.
 
         Offsets are places in the list that the folder had when it was opened or rewound, so that
         nothing is met twice or passed over, whatever changes meanwhile.
         """
-        folder = self._folders.get(fh)
-        if folder is None:
-            raise os_error(errno.EBADF)
+        folder = self._open_folder(fh)
         node = folder.node
-        if isinstance(node, Node):
-            if node.projection.epoch != folder.epoch:
-                raise os_error(errno.ESTALE)
-            self.admission.look(node)
         if offset == 0:
             folder.names = self._names(node)
         for place in range(offset, len(folder.names)):

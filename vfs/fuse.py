@@ -8,6 +8,7 @@ would end the mount on it. Only this module imports pyfuse3, and a process serve
 import errno
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ LIBRARY = f"pyfuse3 {pyfuse3.__version__}"
 
 T = TypeVar("T")
 
+_DOTS = (b".", b"..")
+
 _WORKERS = 8
 """Threads for scans and copies of large files, so that a few cannot starve the rest."""
 
@@ -64,6 +67,12 @@ def _entry(attributes: Attributes) -> EntryAttributes:
     entry.st_ctime_ns = attributes.ctime_ns
     entry.entry_timeout = CACHE_SECONDS
     entry.attr_timeout = CACHE_SECONDS
+    return entry
+
+
+def _folder(ino: int) -> EntryAttributes:
+    entry = EntryAttributes()
+    entry.st_ino, entry.st_mode = InodeT(ino), ModeT(stat.S_IFDIR)
     return entry
 
 
@@ -255,9 +264,14 @@ class FuseAdapter(pyfuse3.Operations):
         await self._run(self._fill, fh, start_id, token)
 
     def _fill(self, fh: int, start: int, token: ReaddirToken) -> None:
-        for name, attributes, after in self._fs.readdir(fh, start):
-            if not pyfuse3.readdir_reply(token, name, _entry(attributes), after):
-                break
+        """Entries from a place on; `.` and `..` are at 1 and 2, the core's from there on."""
+        for place, (name, ino) in enumerate(zip(_DOTS, self._fs.dots(fh), strict=False), 1):
+            # The kernel takes only number and type of these, and holds no look-up of them.
+            if place > start and not pyfuse3.readdir_reply(token, name, _folder(ino), place):
+                return
+        for name, attributes, after in self._fs.readdir(fh, max(start - len(_DOTS), 0)):
+            if not pyfuse3.readdir_reply(token, name, _entry(attributes), after + len(_DOTS)):
+                return
             self._fs.remember(attributes.ino)
 
     async def releasedir(self, fh: FileHandleT) -> None:

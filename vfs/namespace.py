@@ -134,7 +134,8 @@ class Namespace:
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         if kind == stat.S_IFREG:
             return self.create(parent, name, mode, caller)
-        if kind not in _SPECIAL or (kind in _DEVICES and caller.uid != ROOT_USER):
+        whiteout = kind == stat.S_IFCHR and rdev == 0  # names no device, so anybody may
+        if kind not in _SPECIAL or (kind in _DEVICES and caller.uid != ROOT_USER and not whiteout):
             raise os_error(errno.EPERM)
         self._admit_new(parent, name, caller)
         inode = self._new_inode(parent, kind, mode, caller)

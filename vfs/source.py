@@ -42,6 +42,14 @@ def _component(name: bytes) -> bytes:
     return name
 
 
+def _open_quietly(path: bytes, flags: int, folder: int | None = None) -> int:
+    """Open for reading, where the kernel lets us, without moving the access time of a source."""
+    try:
+        return os.open(path, flags | os.O_RDONLY | os.O_NOATIME, dir_fd=folder)
+    except PermissionError:  # of another user's file
+        return os.open(path, flags | os.O_RDONLY, dir_fd=folder)
+
+
 class _Folder(NamedTuple):
     fd: int
     identity: tuple[int, int]
@@ -266,7 +274,7 @@ class Source:
         if self.is_file:
             self._folder(path)
             return [self.only] if self.exists(self.only) else []
-        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._folder(path))
+        fd = _open_quietly(b".", os.O_DIRECTORY | os.O_CLOEXEC, self._folder(path))
         try:
             with os.scandir(fd) as entries:
                 found = [os.fsencode(entry.name) for entry in entries]
@@ -302,8 +310,8 @@ class Source:
             if not stat.S_ISREG(status.mode):
                 raise _error(errno.EISDIR if stat.S_ISDIR(status.mode) else errno.ENXIO)
             # O_NONBLOCK: breaking a lease of another program takes up to 45 s.
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-            fd = os.open(f"/proc/self/fd/{pin}", flags)
+            flags = os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+            fd = _open_quietly(b"/proc/self/fd/%d" % pin, flags)
         finally:
             os.close(pin)
         return fd, status

@@ -299,11 +299,10 @@ class Adapter:
 
     def _page(self, fh: int, offset: int) -> list[Entry]:
         """Entries after an offset; `.` and `..` are at 1 and 2, the core's from there on."""
-        ino = self._node(None, fh)
-        dots = (".", ino), ("..", [*self._held.chain(ino), ROOT_INO, ROOT_INO][1])
+        dots = (".", "..")
         found = [
             (name, {"st_ino": at, "st_mode": stat.S_IFDIR}, place)
-            for place, (name, at) in enumerate(dots, 1)
+            for place, (name, at) in enumerate(zip(dots, self._fs.dots(fh), strict=False), 1)
             if place > offset
         ]
         entries = self._fs.readdir(fh, max(offset - len(dots), 0))

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Callable
 
 import pytest
-from conftest import ALL, Workspace
 from core_agent import Agent, File
+from core_workspace import ALL, Workspace
 
 from vfs.attributes import SetAttributes
 from vfs.blocking import finish
@@ -56,6 +56,7 @@ LOOKS: dict[str, Call] = {
     "getattr": lambda s: s.fs.getattr(s.file),
     "readlink": lambda s: s.fs.readlink(s.link, s.caller),
     "opendir": lambda s: s.fs.opendir(s.top, s.caller),
+    "dots": lambda s: s.fs.dots(s.folder),
     "readdir": lambda s: list(s.fs.readdir(s.folder, 0)),
     "readdir, later": lambda s: list(s.fs.readdir(s.folder, 1)),
     "getxattr": lambda s: s.fs.getxattr(s.file, b"user.mime_type"),

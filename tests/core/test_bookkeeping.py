@@ -4,8 +4,8 @@ import errno
 import os
 
 import pytest
-from conftest import Workspace, descriptors
 from core_agent import Agent
+from core_workspace import Workspace, descriptors
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
 from core_agent import EXCHANGE
+from core_workspace import Workspace
 
 from vfs.source import Source
 from vfs.statx import stat_at

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
 from core_agent import EXCHANGE, Agent
+from core_workspace import Workspace
 from test_same_as_plain_folder import Pair, agent_tree, fill, numbers, real_tree
 
 STEPS = 60

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
-from conftest import Workspace
+from core_workspace import Workspace
 
 from vfs.attributes import SetAttributes
 from vfs.stage.quota import Limits, margin

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from conftest import Workspace
 from core_agent import Agent
+from core_workspace import Workspace
 
 from vfs.stage.changes import ChangeFinder
 

@@ -4,7 +4,7 @@ import errno
 import os
 
 import pytest
-from conftest import Workspace, mask
+from core_workspace import Workspace, mask
 
 from vfs.attributes import SetAttributes
 from vfs.blocking import Blocked

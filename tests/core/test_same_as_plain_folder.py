@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
 from core_agent import EXCHANGE, NOREPLACE, Agent, File
+from core_workspace import Workspace
 
 OLD_NS = 1_500_000_000_000_000_000
 """Times that a test sets lie about here, those of changes about now."""

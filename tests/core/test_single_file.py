@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
 from core_agent import EXCHANGE, Agent
+from core_workspace import Workspace
 
 from vfs.gate import Access
 from vfs.projection import Projection

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
 from core_agent import EXCHANGE, NOREPLACE, Agent
+from core_workspace import Workspace
 
 from vfs.attributes import SetAttributes
 from vfs.stage.changes import ChangeFinder

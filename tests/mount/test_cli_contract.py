@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import fill
 from driving import ENV, PASSWORD, SCRIPT, TOKEN, Grantfs, driving
+from mount_fixtures import fill
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 

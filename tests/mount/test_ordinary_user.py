@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import fill
 from driving import (
     ENV,
     TOKEN,
@@ -21,6 +20,7 @@ from driving import (
     myself,
     wait_until,
 )
+from mount_fixtures import fill
 
 
 @pytest.fixture
