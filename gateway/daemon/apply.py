@@ -12,7 +12,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -128,16 +128,36 @@ class Metadata:
             except PermissionError:
                 # Who may not give files away keeps them; set-id bits would then be his.
                 mode = None if mode is None else mode & 0o777
-        for name, value in self.xattrs:
-            if value is not None:
-                os.setxattr(fd, name, value)
-            else:
-                with suppress(OSError):
-                    os.removexattr(fd, name)
+        _set_xattrs(fd, self.xattrs)
         if mode is not None:
             os.fchmod(fd, mode & 0o7777)
         if self.times_ns is not None:
             os.utime(fd, ns=self.times_ns)
+
+
+def _of(pin: int) -> str:
+    """A path to the object of an O_PATH descriptor, which takes none of these calls itself."""
+    return f"/proc/self/fd/{pin}"
+
+
+def _xattrs(path: str, names: Iterable[bytes]) -> tuple[tuple[bytes, bytes | None], ...]:
+    """What a file has of these extended attributes, None where it has not got one."""
+    found: list[tuple[bytes, bytes | None]] = []
+    for name in names:
+        try:
+            found.append((name, os.getxattr(path, name)))
+        except OSError:
+            found.append((name, None))
+    return tuple(found)
+
+
+def _set_xattrs(target: int | str, xattrs: Iterable[tuple[bytes, bytes | None]]) -> None:
+    for name, value in xattrs:
+        if value is not None:
+            os.setxattr(target, name, value)
+        else:
+            with suppress(OSError):
+                os.removexattr(target, name)
 
 
 def _copy_xattrs(original: int, copy: int) -> None:
@@ -479,7 +499,7 @@ class Batch:
             os.close(parent)
 
     def set_attributes(self, path: bytes, metadata: Metadata, expected: Stat) -> None:
-        """Change permission bits and owner of a file or folder."""
+        """Change permission bits, owner and extended attributes of a file or folder."""
         pin = self._pin(path)
         try:
             now = stat_fd(pin, fresh=True)
@@ -487,10 +507,12 @@ class Batch:
                 expected.mode, expected.uid, expected.gid,
             ):  # fmt: skip
                 raise MovedError(CHANGED)
-            self._give(pin, metadata.mode, metadata.uid, metadata.gid)
-            self._undo.append(
-                lambda: self._give_again(path, stat.S_IMODE(now.mode), now.uid, now.gid)
+            names = [name for name, _value in metadata.xattrs]
+            before = Metadata(
+                stat.S_IMODE(now.mode), now.uid, now.gid, xattrs=_xattrs(_of(pin), names)
             )
+            self._undo.append(lambda: self._give_again(path, before))
+            self._give(pin, metadata)
         finally:
             os.close(pin)
 
@@ -505,20 +527,20 @@ class Batch:
         finally:
             os.close(folder)
 
-    def _give_again(self, path: bytes, mode: int, uid: int, gid: int) -> None:
+    def _give_again(self, path: bytes, metadata: Metadata) -> None:
         pin = self._pin(path)
         try:
-            self._give(pin, mode, uid, gid)
+            self._give(pin, metadata)
         finally:
             os.close(pin)
 
     @staticmethod
-    def _give(pin: int, mode: int | None, uid: int | None, gid: int | None) -> None:
-        # Of an O_PATH descriptor only its /proc link takes chmod and chown.
-        path = f"/proc/self/fd/{pin}"
+    def _give(pin: int, metadata: Metadata) -> None:
+        path, mode, uid, gid = _of(pin), metadata.mode, metadata.uid, metadata.gid
         if uid is not None or gid is not None:
             with suppress(PermissionError):
                 os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+        _set_xattrs(path, metadata.xattrs)
         if mode is not None:
             os.chmod(path, mode & 0o7777)
 

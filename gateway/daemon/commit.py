@@ -478,7 +478,8 @@ class Committer:
             return Job("delete", change.place, change.place, expected)
         inode = self._staged(change)
         if change.kind is Kind.MODE:
-            metadata = Metadata(stat.S_IMODE(item.mode), item.uid, item.gid)
+            mode = stat.S_IMODE(item.mode)
+            metadata = Metadata(mode, item.uid, item.gid, xattrs=sides.xattrs)
             return Job("mode", change.place, change.place, expected, metadata=metadata)
         if stat.S_ISDIR(item.kind):
             return Job("folder", change.place)
@@ -511,6 +512,7 @@ class Committer:
             None if mode == stat.S_IMODE(version.mode) else mode,
             None if item.uid == version.uid else item.uid,
             None if item.gid == version.gid else item.gid,
+            xattrs=part.sides.xattrs,
         )
 
     def _metadata(self, part: "_Part", inode: StagedInode | None) -> Metadata:
@@ -532,7 +534,7 @@ class Committer:
             item.uid,
             item.gid,
             times,
-            tuple(inode.xattrs.items()) if inode is not None else (),
+            sides.xattrs,
             original,
         )
 

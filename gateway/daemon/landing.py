@@ -214,7 +214,7 @@ class Landing:
 
     def _after_move(self, job: Job) -> None:
         wanted = job.metadata
-        if (wanted.mode, wanted.uid, wanted.gid) != (None, None, None):
+        if wanted != Metadata():
             self._batch.set_attributes(job.place, wanted, self._source.stat(job.place))
 
 

@@ -63,8 +63,9 @@ class Sides:
 
     `source` is the source's present object at the old place; `base` the source's own bytes that
     placeholders on the new side may stand for, under `profile`; `writes` the staged inode's
-    counter when it was opened, which a commit compares; `links` its number of names; `expected`
-    what the source held at the old place when the stage first covered it.
+    counter when it was opened, which a commit compares; `links` its number of names; `xattrs` what
+    is staged of extended attributes, None for a removal; `expected` what the source held at the old
+    place when the stage first covered it.
     """
 
     change: Change
@@ -75,6 +76,7 @@ class Sides:
     base: Opened | None = None
     writes: int = 0
     links: int = 1
+    xattrs: tuple[tuple[bytes, bytes | None], ...] = ()
     expected: Fingerprint | None = None
     conflict: str | None = None
 
@@ -237,6 +239,7 @@ class Reviewer:
         inode = self._fs.tree.inodes.get(item.ino) if item.ino is not None else None
         if inode is not None:
             sides.writes = inode.writes
+            sides.xattrs = tuple(sorted(inode.xattrs.items()))
             if not inode.is_folder:
                 sides.links = inode.nlink or 1
             if inode.target is not None:
@@ -336,7 +339,7 @@ class Reviewer:
             found = hunks(old.data if old else b"", new.data if new else b"", path=change.path)
         reviewed = Reviewed(
             change, conflict, old, new, binary, found, self._flags(sides, old, new, binary), 0, 0,
-            sides.writes, self._digest(change, new),
+            sides.writes, self._digest(sides, new),
         )  # fmt: skip
         self._judge_placeholders(sides, reviewed)
         return reviewed
@@ -347,6 +350,7 @@ class Reviewer:
             show_name(change.path), show_name(change.place),
             sides.old.mode if sides.old else None, sides.new.mode if sides.new else None,
             old.data if old else None, new.data if new else None, binary, links=sides.links,
+            attributes=bool(sides.xattrs),
         )  # fmt: skip
 
     def _judge_placeholders(self, sides: Sides, reviewed: Reviewed) -> None:
@@ -360,7 +364,7 @@ class Reviewer:
             reviewed.flags.append("secret-dropped")
 
     def _big(self, sides: Sides, conflict: str | None) -> Reviewed:
-        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        digest = self._new_digest(sides)
         new = sides.new
         if new is not None and new.fd >= 0:
             at = 0
@@ -377,11 +381,20 @@ class Reviewer:
         self._judge_placeholders(sides, reviewed)
         return reviewed
 
-    def _digest(self, change: Change, new: Side | None) -> bytes:
-        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+    def _digest(self, sides: Sides, new: Side | None) -> bytes:
+        digest = self._new_digest(sides)
         if new is not None:
             digest.update(new.data)
         return digest.digest()
+
+    def _new_digest(self, sides: Sides) -> hmac.HMAC:
+        """A digest of a change's new side, its attributes taken in."""
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
+        for name, value in sides.xattrs:
+            digest.update(b"%d:%s%d:%s" % (len(name), name, len(value or b""), value or b""))
+            digest.update(b"-" if value is None else b"+")
+        digest.update(b"\n")
+        return digest
 
     def set_digest(self, reviewed: Sequence[Reviewed]) -> str:
         """Digest of a whole change set: what `commit --digest` compares."""

@@ -63,10 +63,12 @@ def flags_for(
     new: bytes | None,
     binary: bool,
     links: int = 1,
+    attributes: bool = False,
 ) -> list[str]:
     """The flags of one change. `path` names it in the mount, `place` within its grant; modes have
     type bits; `old` and `new` are masked contents or link targets, None where there are none;
-    `links` is the number of names that the new side has in the mount."""
+    `links` is the number of names that the new side has in the mount, `attributes` tells if
+    extended attributes are set or removed."""
     found = []
     if new_mode is None:
         found.append("deleted")
@@ -85,6 +87,8 @@ def flags_for(
         found.append("special")
     if old_mode is not None and new_mode is not None and old_mode != new_mode:
         found.append("mode")
+    if attributes:
+        found.append("xattr")
     if runs_later(place):
         found.append("runs-later")
     if path.rpartition("/")[2] in _LOCK_FILES:

@@ -255,6 +255,62 @@ def test_exchange_of_two_files_lands(grantfs: Grantfs, source: Path) -> None:
     assert (source / "src/main.py").read_bytes() == readme
 
 
+def test_extended_attributes_are_reviewed_and_land(grantfs: Grantfs, source: Path) -> None:
+    os.setxattr(source / "README.md", "user.old", b"old")
+    os.setxattr(source / "README.md", "user.mime_type", b"text/markdown")
+    os.setxattr(source / "src" / "main.py", "user.kept", b"kept")
+    before = tree(source, identity=True)
+    proj = grantfs.up(source) / "proj"
+    for path in (proj / "README.md", proj / "src" / "main.py", proj / "src", proj / "new.txt"):
+        if path.name == "new.txt":
+            path.write_text("new\n")
+        os.setxattr(path, "user.note", b"note")
+    os.removexattr(proj / "README.md", "user.mime_type")
+    os.rename(proj / "src" / "main.py", proj / "src" / "moved.py")
+    assert tree(source, identity=True) == before
+    first = grantfs.ask("status")
+    shown = {one["path"]: (one["kind"], "xattr" in one["flags"]) for one in first["changes"]}
+    assert shown == {
+        "proj/README.md": ("mode", True),
+        "proj/new.txt": ("added", True),
+        "proj/src": ("mode", True),
+        "proj/src/moved.py": ("renamed", True),
+    }
+    os.setxattr(proj / "README.md", "user.note", b"another")
+    assert grantfs.ask("status")["digest"] != first["digest"]
+    grantfs.run("discard", "-y", "proj/README.md")
+    assert os.listxattr(proj / "README.md") == ["user.mime_type"]
+    os.setxattr(proj / "README.md", "user.note", b"another")
+    os.removexattr(proj / "README.md", "user.mime_type")
+    assert grantfs.ask("commit", "-y")["remaining"] == []
+
+    def xattrs(name: str) -> dict[str, bytes]:
+        path = source / name
+        return {key: os.getxattr(path, key) for key in sorted(os.listxattr(path))}
+
+    assert xattrs("README.md") == {"user.note": b"another", "user.old": b"old"}
+    assert xattrs("src/moved.py") == {"user.kept": b"kept", "user.note": b"note"}
+    assert xattrs("src") == xattrs("new.txt") == {"user.note": b"note"}
+    assert grantfs.status() == {}
+
+
+def test_a_link_in_place_of_a_file_of_the_same_content_is_a_change(
+    grantfs: Grantfs, source: Path
+) -> None:
+    for name in ("a", "b"):
+        (source / name).write_text("same\n")
+        (source / f"{name}.link").symlink_to("nowhere")
+    proj = grantfs.up(source) / "proj"
+    sh("ln -f a b; ln -fP a.link b.link; ln -s nowhere c; ln -P c d", proj)
+    assert grantfs.status() == {
+        "proj/b": "modified", "proj/b.link": "symlink", "proj/c": "symlink", "proj/d": "symlink",
+    }  # fmt: skip
+    assert grantfs.ask("commit", "-y")["remaining"] == []
+    for one, other in (("a", "b"), ("a.link", "b.link"), ("c", "d")):
+        assert (source / one).lstat().st_ino == (source / other).lstat().st_ino
+    assert grantfs.status() == {}
+
+
 def test_pipes_sockets_and_devices_stay_in_the_stage(grantfs: Grantfs, source: Path) -> None:
     proj = grantfs.up(source) / "proj"
     os.mkfifo(proj / "pipe")

@@ -144,8 +144,8 @@ class Place:
         """Note a file's content."""
         self.see(lambda: Path(self(name)).read_bytes())
 
-    def tree(self) -> dict[str, object]:
-        """All that is there now."""
+    def tree(self, *, attributes: bool = True) -> dict[str, object]:
+        """All that is there now, with extended *attributes* or without."""
         found: dict[str, object] = {}
         for folder, folders, files in os.walk(self.root):
             for name in ["", *folders, *files]:
@@ -162,7 +162,7 @@ class Place:
                     with contextlib.suppress(PermissionError):
                         content = self._shown(Path(path).read_bytes())
                 xattrs: object = None
-                if not stat.S_ISLNK(status.st_mode):
+                if attributes and not stat.S_ISLNK(status.st_mode):
                     with contextlib.suppress(PermissionError):
                         xattrs = sorted(
                             (key, os.getxattr(path, key))

@@ -24,8 +24,8 @@ from vfs.union import Union, fingerprint
 
 
 class Kind(StrEnum):
-    """What happened to a place; MODE is of permission bits or owner, SYMLINK of a link that was
-    added or changed."""
+    """What happened to a place; MODE is of permission bits, owner or extended attributes alone,
+    SYMLINK of a link that was added or changed."""
 
     ADDED = "added"
     MODIFIED = "modified"
@@ -313,8 +313,10 @@ class ChangeFinder:
             base = self._base(projection, place, old)
             staged = self._staged(new)
             own = staged is not None and (staged.uid is not None or staged.gid is not None)
-            if new.mode != base.mode or (
-                (moved or own) and (new.uid, new.gid) != (base.uid, base.gid)
+            if (
+                new.mode != base.mode
+                or ((moved or own) and (new.uid, new.gid) != (base.uid, base.gid))
+                or (staged is not None and staged.xattrs)
             ):
                 found.changes.append(Change(projection, Kind.MODE, place, place, new, base))
 
@@ -325,17 +327,30 @@ class ChangeFinder:
         inode = self._staged(new)
         if inode is None and new.origin == place:
             return
-        if new.kind != stat.S_IFMT(base.mode) or not self._same_content(
-            projection, place, new, inode
+        if (
+            new.kind != stat.S_IFMT(base.mode)
+            or not self._same_content(projection, place, new, inode)
+            or self._joined(projection, place, new, inode)
         ):
             kind = Kind.SYMLINK if stat.S_ISLNK(new.kind) else Kind.MODIFIED
         elif (new.mode, new.uid, new.gid) != (base.mode, base.uid, base.gid):
             if stat.S_ISLNK(new.kind):
                 return  # a link's mode and owner are nobody's business
             kind = Kind.MODE
+        elif inode is not None and inode.xattrs:
+            kind = Kind.MODE
         else:
             return
         found.changes.append(Change(projection, kind, place, place, new, base))
+
+    def _joined(
+        self, projection: Projection, place: bytes, new: Item, inode: StagedInode | None
+    ) -> bool:
+        """True if the place got another file of the same content, which has more names: what is
+        written through one of them shows here."""
+        if inode is None or (inode.nlink or 1) < 2 or new.origin == place:
+            return False
+        return not self._linked(projection, place, new)
 
     def _same_content(
         self, projection: Projection, place: bytes, new: Item, inode: StagedInode | None

@@ -336,6 +336,7 @@ class Settler:
         if change.is_folder:
             if change.kind is Kind.MODE and inode is not None:
                 self._take_attributes(inode, status)
+                self._forget_xattrs(inode, before)
             return
         if rebase is None:
             self._tree.drop_base(number, change.place)
@@ -355,6 +356,11 @@ class Settler:
             inode.mode, inode.uid, inode.gid = stat.S_IMODE(status.mode), status.uid, status.gid
         self._tree.save(inode)
         self.touched.numbers.add(inode.ino)
+
+    def _forget_xattrs(self, inode: StagedInode, before: Snapshot | None) -> None:
+        for name, value in before.xattrs if before is not None else ():
+            if name in inode.xattrs and inode.xattrs[name] == value:
+                self._tree.forget_xattr(inode, name)
 
     def _become(
         self,
@@ -378,9 +384,7 @@ class Settler:
             inode.mode = None if inode.mode == before.mode else inode.mode
             inode.uid = None if inode.uid == before.uid else inode.uid
             inode.gid = None if inode.gid == before.gid else inode.gid
-            for name, value in before.xattrs:
-                if name in inode.xattrs and inode.xattrs[name] == value:
-                    self._tree.forget_xattr(inode, name)
+            self._forget_xattrs(inode, before)
         if not keep_body:
             inode.atime_ns = inode.mtime_ns = inode.ctime_ns = inode.nlink = None
             inode.target = None
@@ -428,6 +432,8 @@ class Settler:
         if inode is None:
             return
         status = self._stat(change.place)
+        for name in list(inode.xattrs):
+            self._tree.forget_xattr(inode, name)
         if status is not None:
             self._take_attributes(inode, status)
         self._tree.drop_base(self._projection.id, change.place)
