@@ -84,6 +84,7 @@ class Filesystem:
         self.files.close()
         for projection in self.projections.values():
             projection.source.close()
+        self.tree.tidy_now()
         self.store.close()
         self.bodies.close()
         os.close(self._state)

@@ -118,7 +118,7 @@ class Daemon:
                 nursery.start_soon(self._until_signalled, signals)
                 nursery.start_soon(self._guard, workspace.expire)
                 nursery.start_soon(self._guard, workspace.watch_policy)
-                nursery.start_soon(self._guard, workspace.keep_reserve)
+                nursery.start_soon(self._guard, workspace.keep_house)
                 nursery.start_soon(server.serve, listener, self.handlers)
                 self._log_start()
                 ready(

@@ -40,7 +40,9 @@ EVERYBODY = "any"
 """The `--agent-user` that opens a mount to every user of the machine."""
 
 DEFAULT_SUBJECT = "agent"
-RESERVE_SECONDS = 5
+HOUSE_SECONDS = 5
+"""How often the daemon tidies up after the agent and itself."""
+
 PROFILES = ("secrets", "secrets+pii", "strict", "none")
 
 
@@ -541,11 +543,15 @@ class Workspace:
             for projection in list(self.fs.projections.values()):
                 await self._end_or_narrow(projection)
 
-    async def keep_reserve(self) -> None:
-        """Take back what the disk had to be given, as soon as it has it; runs until cancelled."""
+    async def keep_house(self) -> None:
+        """Now and then give the disk what nothing names any more, and take back of it what it had
+        to be lent; runs until cancelled."""
         while True:
+            job = self.fs.tree.tidy()
+            if job is not None:
+                await trio.to_thread.run_sync(job)
             await trio.to_thread.run_sync(self.reserve.hold)
-            await trio.sleep(RESERVE_SECONDS)
+            await trio.sleep(HOUSE_SECONDS)
 
     async def end_service(self) -> None:
         """Before the mount goes: end every projection as a revocation does, so that nobody keeps

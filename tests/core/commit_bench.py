@@ -183,6 +183,7 @@ class Bench:
         assert list(self.workspace.fs.store.entries()) == []
         assert list(self.workspace.fs.store.bases()) == []
         open_bodies = {inode.body for inode in tree.inodes.values() if inode.body is not None}
+        self.workspace.fs.tree.tidy_now()
         assert {int(name, 16) for name in os.listdir(self.state / "bodies")} == open_bodies
 
     def assert_no_temporary(self) -> None:

@@ -275,3 +275,89 @@ def test_random_refusals_leave_the_tree_as_a_plain_folder(
         os.umask(old_mask)
         for _file, fd in pair.files:
             os.close(fd)
+
+
+def bodies(workspace: Workspace) -> set[str]:
+    return set(os.listdir(workspace.state / "bodies"))
+
+
+def test_bodies_outlive_the_rows_that_a_power_cut_can_bring_back(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    (workspace.source / "file").write_bytes(b"source")
+    workspace.start()
+    agent = workspace.agent
+    agent.write("proj/new", b"new")
+    agent.append("proj/file", b" and more")
+    workspace.fs.store.sync()
+    image = tmp_path / "image"
+    shutil.copytree(workspace.state, image)
+    agent.unlink("proj/new")
+    agent.unlink("proj/file")
+    agent.forget()
+    # The cut: rows as of the last sync, bodies as they are now.
+    shutil.rmtree(image / "bodies")
+    shutil.copytree(workspace.state / "bodies", image / "bodies")
+    other = Workspace(tmp_path_below(tmp_path)).start(image, workspace.source)
+    try:
+        assert other.agent.read("proj/new") == b"new"
+        assert other.agent.read("proj/file") == b"source and more"
+    finally:
+        other.stop()
+    before = len(bodies(workspace))
+    assert workspace.fs.quota.used < before * 4096
+    assert workspace.fs.tree.tidy_now()
+    assert len(bodies(workspace)) < before
+    assert not workspace.fs.tree.tidy_now()
+
+
+def test_rows_are_durable_before_their_bodies_go(workspace: Workspace) -> None:
+    workspace.start()
+    agent = workspace.agent
+    agent.write("proj/new", b"new")
+    agent.unlink("proj/new")
+    agent.forget()
+    job = workspace.fs.tree.tidy()
+    assert job is not None
+    kept = bodies(workspace)
+    store = workspace.fs.store
+    store.sync = lambda: (_ for _ in ()).throw(OSError(errno.EIO, "sync"))  # type: ignore[method-assign]
+    job()
+    assert bodies(workspace) == kept
+    del store.sync  # type: ignore[method-assign]
+
+
+def test_a_full_disk_gets_back_what_nothing_names(workspace: Workspace) -> None:
+    workspace.start()
+    agent = workspace.agent
+    agent.write("proj/new", b"new")
+    agent.unlink("proj/new")
+    agent.forget()
+    assert bodies(workspace)
+    quota = workspace.fs.quota
+    full = lambda growth: bool(bodies(workspace))  # noqa: E731
+    quota._is_short = full  # type: ignore[method-assign]
+    quota.check_disk()
+    assert not bodies(workspace)
+
+
+@pytest.mark.parametrize("lost", ["the agent's", "of a source", "of a base"])
+def test_a_body_that_a_power_cut_took_is_done_without(workspace: Workspace, lost: str) -> None:
+    (workspace.source / "file").write_bytes(b"source")
+    workspace.start()
+    agent = workspace.agent
+    agent.write("proj/new", b"new")
+    agent.append("proj/file", b" and more")
+    tree = workspace.fs.tree
+    inode = tree.inodes[agent.ino("proj/new" if lost == "the agent's" else "proj/file")]
+    body = tree.bases[1, b"file"].body if lost == "of a base" else inode.body
+    workspace.stop()
+    (workspace.state / "bodies" / f"{body:012x}").unlink()
+    workspace.start()
+    agent = workspace.agent
+    assert agent.read("proj/new") == (b"" if lost == "the agent's" else b"new")
+    assert agent.read("proj/file") == (b"source" if lost == "of a source" else b"source and more")
+    agent.append("proj/file", b" yet")
+    agent.append("proj/new", b" yet")
+    workspace.restart()
+    assert workspace.agent.read("proj/new").endswith(b" yet")

@@ -203,6 +203,7 @@ def test_a_file_outlives_its_name_while_open(workspace: Workspace, agent: Agent,
     agent.close(reader)
     agent.close(writer)
     agent.forget()
+    workspace.fs.tree.tidy_now()
     assert len(os.listdir(workspace.state / "bodies")) == 1
     assert agent.read(path) == b"another"
 

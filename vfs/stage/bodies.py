@@ -1,6 +1,6 @@
 """Contents of staged files: plain files named by number in one 0700 folder of the state.
 
-A body is written before the row that names it, and its row goes before it does, so that after a
+A body is made before the row that names it, and its row goes, for good, before it does. So after a
 crash the worst is a body that no row names; `sweep` removes those.
 """
 
@@ -68,10 +68,13 @@ class Bodies:
         """Make the names of new bodies durable."""
         os.fsync(self._folder)
 
+    def numbers(self) -> set[int]:
+        """Every body that is there."""
+        return {int(name, 16) for name in os.listdir(self._folder)}
+
     def sweep(self, named: Set[int]) -> int:
         """Remove every body that is not in *named*; returns how many went."""
-        stray = [int(name, 16) for name in os.listdir(self._folder)]
-        gone = [body for body in stray if body not in named]
+        gone = self.numbers() - named
         for body in gone:
             self.remove(body)
         return len(gone)

@@ -7,6 +7,7 @@ is always possible. Used by the task that runs the core alone.
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 BLOCK = 512
@@ -32,6 +33,8 @@ class Quota:
         self._folder = folder
         self.limits = limits or Limits()
         self.used = 0
+        self.make_room: Callable[[], bool] = lambda: False
+        """Asked when the disk is full: True if it gave something back."""
         self._sizes: dict[int, int] = {}
 
     def note(self, body: int, status: os.stat_result) -> None:
@@ -72,9 +75,12 @@ class Quota:
 
     def check_disk(self, growth: int = 0) -> None:
         """Raise OSError(ENOSPC) unless the disk has room for *growth* and for us besides."""
-        space = os.fstatvfs(self._folder)
-        if space.f_bavail * space.f_frsize - growth < margin(space):
+        if self._is_short(growth) and not (self.make_room() and not self._is_short(growth)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _is_short(self, growth: int) -> bool:
+        space = os.fstatvfs(self._folder)
+        return space.f_bavail * space.f_frsize - growth < margin(space)
 
     def space(self) -> tuple[int, int]:
         """(size, free) in bytes as the agent sees the stage: the tighter of limit and disk."""

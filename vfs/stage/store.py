@@ -159,7 +159,10 @@ class Store:
 
     def sync(self) -> None:
         """Make every finished transaction survive a power cut. Raises OSError."""
-        fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # nothing was written yet; what was before is in the database, and durable
         try:
             os.fsync(fd)
         finally:

@@ -5,6 +5,8 @@ disk), the tree is read again from what is on disk, so that memory never tells o
 was refused. Holders of a `StagedInode` therefore look it up anew by number each time.
 """
 
+import logging
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from vfs.attributes import Fingerprint
 from vfs.stage.bodies import Bodies
 from vfs.stage.quota import Quota
 from vfs.stage.store import InodeRow, Store, signed, unsigned
+
+log = logging.getLogger(__name__)
 
 WHITEOUT = 0
 """Entry value: the source's entry of this name is gone."""
@@ -116,8 +120,12 @@ class StageTree:
         self._next = AGENT_INO
         self._depth = 0
         self._doomed: list[int] = []
+        self._departed: list[int] = []
         self._undo: list[Callable[[], None]] = []
+        quota.make_room = self.tidy_now
         self._load()
+        self._mend()
+        store.sync()
         named = self._named_bodies()
         bodies.sweep(named)
         for body in named:
@@ -152,6 +160,27 @@ class StageTree:
             self._index(inode)
         self._next = max([self._next, *(ino + 1 for ino in self.inodes)])
 
+    def _mend(self) -> None:
+        """Do without bodies that a power cut took, with what was written and never synced: content
+        is the source's again, or nothing."""
+        there = self.bodies.numbers()
+        lost = [one for one in self.inodes.values() if one.body is not None]
+        lost = [one for one in lost if one.body not in there]
+        gone = {key: base for key, base in self.bases.items() if base.body is not None}
+        gone = {key: base for key, base in gone.items() if base.body not in there}
+        if not lost and not gone:
+            return
+        log.warning("the contents of %d staged files were lost before they were synced", len(lost))
+        with self.transaction():
+            for inode in lost:
+                inode.body = None
+                if inode.origin is None:
+                    inode.body, fd = self.bodies.create()
+                    os.close(fd)
+                self.save(inode)
+            for (projection, path), base in gone.items():
+                self.put_base(projection, path, Base(base.fingerprint))
+
     def _index(self, inode: StagedInode) -> None:
         # What has several links can be met under another name of its source.
         if not inode.is_folder and inode.identity != (0, 0):
@@ -182,8 +211,36 @@ class StageTree:
             self._undo.clear()
         doomed, self._doomed = self._doomed, []
         for body in doomed:
-            self.bodies.remove(body)
             self.quota.gone(body)
+        self._departed += doomed
+
+    def tidy(self) -> Callable[[], None] | None:
+        """The job, for a worker thread, that removes the bodies which no row names any more; None
+        if there are none.
+
+        A power cut may bring back rows of before the last sync, and they must find their bodies:
+        so the rows are made durable first.
+        """
+        if not self._departed:
+            return None
+        departed, self._departed = self._departed, []
+
+        def job() -> None:
+            try:
+                self.store.sync()
+            except OSError:
+                return  # the next start sweeps them
+            for body in departed:
+                self.bodies.remove(body)
+
+        return job
+
+    def tidy_now(self) -> bool:
+        """As `tidy`, done at once; False if there was nothing to remove."""
+        job = self.tidy()
+        if job is not None:
+            job()
+        return job is not None
 
     def on_failure(self, undo: Callable[[], None]) -> None:
         """Have *undo* called should the transaction under way fail: for what others remember
