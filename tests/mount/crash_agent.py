@@ -167,7 +167,7 @@ def main(mounted: str, twin: str, seed: str, mix: str) -> int:
             if error.errno in DEAD:
                 print(json.dumps(call), flush=True)
                 return 0
-            here = error.errno
+            here = os.strerror(error.errno or 0)
         name, arguments = call
         if name == "write" and isinstance(here, int) and here < arguments[3]:
             # The kernel sends a long write in parts, and the daemon died between two of them.
@@ -178,7 +178,7 @@ def main(mounted: str, twin: str, seed: str, mix: str) -> int:
         try:
             there: object = do(twin, call)
         except OSError as error:
-            there = error.errno
+            there = os.strerror(error.errno or 0)
         if here != there:
             print(f"{call}: {here}, in the twin {there}", file=sys.stderr)
             return 1
