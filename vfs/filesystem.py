@@ -61,7 +61,12 @@ class Filesystem:
         self.gate = gate
         self._state = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.bodies = Bodies(state / "bodies")
-        self.store = Store(state / "stage.db")
+        try:
+            self.store = Store(state / "stage.db", fresh=not self.bodies.numbers())
+        except BaseException:
+            self.bodies.close()
+            os.close(self._state)
+            raise
         self.quota = Quota(self._state, limits)
         self.tree = StageTree(self.store, self.bodies, self.quota)
         self.nodes = NodeTable()

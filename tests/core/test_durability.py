@@ -4,6 +4,7 @@ operation that had returned; what the disk refuses leaves memory and disk as the
 import errno
 import os
 import random
+import re
 import shutil
 import sqlite3
 import stat
@@ -361,3 +362,28 @@ def test_a_body_that_a_power_cut_took_is_done_without(workspace: Workspace, lost
     agent.append("proj/new", b" yet")
     workspace.restart()
     assert workspace.agent.read("proj/new").endswith(b" yet")
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "garbage"])
+def test_a_stage_that_cannot_be_read_is_refused_and_left_alone(
+    workspace: Workspace, how: str
+) -> None:
+    workspace.start()
+    for number in range(50):
+        workspace.agent.write(f"proj/f{number}", b"new")
+    workspace.stop()
+    database = workspace.state / "stage.db"
+    data = database.read_bytes()
+    if how == "missing":
+        database.unlink()
+    else:
+        garbage = data[:8192] + b"\x77" * 8192 + data[16384:]
+        database.write_bytes({"empty": b"", "cut": data[:-4096], "garbage": garbage}[how])
+    kept = bodies(workspace)
+    with pytest.raises(OSError, match=re.escape(str(database))) as caught:
+        workspace.start()
+    assert caught.value.errno == errno.EIO
+    assert bodies(workspace) == kept
+    database.write_bytes(data)
+    workspace.start()
+    assert workspace.agent.read("proj/f7") == b"new"

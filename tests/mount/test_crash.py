@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from crash_agent import MIXES, Call, do, tree
-from driving import Grantfs, differences, wait_until
+from driving import Grantfs, differences, driving, wait_until
 
 AGENT = Path(__file__).with_name("crash_agent.py")
 
@@ -157,3 +158,29 @@ def test_some_kills(grantfs: Grantfs, source: Path) -> None:
 @pytest.mark.parametrize("seed", range(2, 5))
 def test_many_kills(grantfs: Grantfs, source: Path, seed: int) -> None:
     kills(grantfs, source, 18, seed)
+
+
+def test_a_copy_of_the_state_of_a_workspace_at_work_opens(grantfs: Grantfs, source: Path) -> None:
+    base = grantfs.home.parent
+    mount = grantfs.up(source, "--name", "w", "--mount", base / "m")
+    worker = Worker(mount / "proj" / "w0", base / "twin0")
+    worker.mounted.mkdir()
+    worker.twin.mkdir()
+    worker.start(1, "files")
+    with driving(60) as other:
+        worker.wait_for(50)
+        early = tree(str(worker.twin))
+        # File by file, as a backup does it, while the agent goes on.
+        shutil.copytree(grantfs.home / "state", other.home / "state")
+        worker.wait_for(worker.calls + 50)
+        image = other.up("--name", "w", "--mount", other.home.parent / "m")
+        found = tree(str(image / "proj" / "w0"))
+        assert found.keys() & early.keys()
+        assert other.ask("audit", "verify")["ok"] is True
+        assert other.ask("status")["changes"]
+        other.run("discard", "-y")
+        assert other.status() == {}
+    grantfs.kill()
+    worker.end()
+    grantfs.up("--name", "w")
+    worker.check()

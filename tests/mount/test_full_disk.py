@@ -2,7 +2,9 @@
 (promise 10)."""
 
 import os
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,55 @@ def test_the_reserve_comes_back_when_there_is_room(
     filler.unlink()
     grantfs.run("status")
     wait_until(lambda: reserve.exists() and reserve.stat().st_blocks == held, "it is held again")
+
+
+@pytest.fixture
+def failing_disk(grantfs: Grantfs, root: None) -> Iterator[Path]:
+    """The GRANTFS_HOME on a disk image that stands on a small file system: once that is full, the
+    image's disk fails to write what it had taken. Yields the folder to fill."""
+    if shutil.which("mkfs.ext2") is None:
+        pytest.skip("mkfs.ext2 is not installed")
+    below = grantfs.home.parent / "below"
+    below.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", below], check=True)
+    image = below / "image"
+    with image.open("wb") as file:
+        file.truncate(96 << 20)
+    try:
+        subprocess.run(["mkfs.ext2", "-q", "-F", image], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", image, grantfs.home], check=True)
+        grantfs.home.chmod(0o700)
+        yield below
+        grantfs.run("down", "--all", "--force", code=None)
+        subprocess.run(["umount", grantfs.home], check=True)
+    finally:
+        subprocess.run(["umount", below], check=True)
+
+
+def _save(path: Path, size: int) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+    try:
+        os.write(fd, b"x" * size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_disk_that_fails_is_told_to_the_agent_and_harms_nothing_else(
+    grantfs: Grantfs, source: Path, failing_disk: Path
+) -> None:
+    proj = grantfs.up(source, "--name", "w") / "proj"
+    _save(proj / "good", 1 << 20)
+    fill_disk(failing_disk)
+    assert error_of(lambda: _save(proj / "bad", 8 << 20)) in ("EIO", "ENOSPC")
+    assert (proj / "good").read_bytes() == b"x" * (1 << 20)
+    (failing_disk / "filler").unlink()
+    _save(proj / "late", 1 << 20)
+    assert set(grantfs.status()) >= {"proj/good", "proj/late"}
+    grantfs.kill()
+    proj = grantfs.up("--name", "w") / "proj"
+    assert (proj / "good").read_bytes() == (proj / "late").read_bytes() == b"x" * (1 << 20)
+    grantfs.run("discard", "-y", "proj/bad")
+    assert grantfs.ask("commit", "-y")["remaining"] == []
+    assert (source / "good").read_bytes() == b"x" * (1 << 20)
+    assert grantfs.ask("audit", "verify")["ok"] is True

@@ -5,6 +5,7 @@ daemon's death; a power cut may lose what was not synced, as on any file system.
 of it durable. Only the task that runs the core uses a store.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -112,25 +113,53 @@ def unsigned(column: int) -> int:
     return column % (1 << 64)
 
 
+def _unusable(path: Path, why: str) -> OSError:
+    return OSError(errno.EIO, f"{path} is {why}: restore it, or remove the workspace")
+
+
+def _number(error: sqlite3.Error) -> int:
+    return errno.ENOSPC if "full" in str(error) else errno.EIO
+
+
 class Store:
     """The stage's database. Raises OSError(ENOSPC or EIO) where SQLite cannot write."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fresh: bool = True) -> None:
+        """`fresh` False refuses a database without rows: contents are there that it must name.
+
+        Raises OSError where the database cannot be used, with a text that says why."""
+        self._wal = Path(f"{path}-wal")
+        self._depth = 0
         existed = path.exists()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        if not existed:
-            os.chmod(path, 0o600)
+        try:
+            if not existed:
+                os.chmod(path, 0o600)
+            self._make_ready(path, fresh)
+        except sqlite3.OperationalError as error:
+            self._db.close()
+            raise OSError(_number(error), f"{path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise _unusable(path, f"damaged ({error})") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _make_ready(self, path: Path, fresh: bool) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._wal = Path(f"{path}-wal")
+        if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise _unusable(path, "damaged")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0 and not fresh:
+            raise _unusable(path, "missing or empty")
         if version == 0:
             self._db.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         elif version != SCHEMA_VERSION:
             raise OSError(95, f"stage of format {version}, this program knows {SCHEMA_VERSION}")
-        self._depth = 0
 
     def close(self) -> None:
         """Fold the write-ahead log in and close."""
@@ -151,7 +180,7 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                number = 28 if "full" in str(error) else 5
+                number = _number(error)
                 raise OSError(number, os.strerror(number)) from error
             raise
         finally:
