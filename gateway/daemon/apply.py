@@ -596,13 +596,28 @@ class Batch:
         self._removed.clear()
 
 
-def fill_with(data: bytes) -> Callable[[int], None]:
-    """What writes *data* to a new file's descriptor."""
+_BLOCK = 4096
+
+
+def fill_with(data: bytes, *, sparse: bool = False) -> Callable[[int], None]:
+    """What writes *data* to a new file's descriptor, with holes for blocks of zeros if *sparse*."""
+
+    def write(fd: int, view: memoryview) -> None:
+        while view:
+            view = view[os.write(fd, view) :]
 
     def fill(fd: int) -> None:
         view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
+        if not sparse:
+            write(fd, view)
+            return
+        zeros = bytes(_BLOCK)
+        for start in range(0, len(view), _BLOCK):
+            part = view[start : start + _BLOCK]
+            if part != zeros[: len(part)]:
+                os.lseek(fd, start, os.SEEK_SET)
+                write(fd, part)
+        os.truncate(fd, len(view))
 
     return fill
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ from vfs.stage.settle import Settler, Snapshot, Touched
 from vfs.stage.tree import StagedInode
 
 Placeholders = Literal["ask", "restore", "keep"]
+
+_REVIEWED_TOGETHER = 32
 
 
 @dataclass(slots=True)
@@ -136,16 +138,41 @@ class Committer:
     def _settler(self, projection: Projection) -> Settler:
         return Settler(self._fs.union, self._fs.files, projection)
 
-    async def review(self, wanted: Sequence[Sequence[bytes]]) -> tuple[list[Reviewed], str]:
-        """The chosen changes in masked form, and the digest of the whole set."""
-        reviewed = []
-        for change in self.choose(wanted):
-            sides = self.reviewer.open_sides(change)
-            try:
-                reviewed.append(await trio.to_thread.run_sync(self.reviewer.review, sides))
-            finally:
-                sides.close()
+    async def review(
+        self,
+        wanted: Sequence[Sequence[bytes]],
+        keep: Callable[[Reviewed], None] = Reviewed.summarize,
+    ) -> tuple[list[Reviewed], str]:
+        """The chosen changes in masked form, and the digest of the whole set; *keep* is what is
+        kept of each."""
+        reviewed: list[Reviewed] = []
+        changes = self.choose(wanted)
+        # A few at a time: to change threads for each would cost more than the review, and each
+        # holds descriptors.
+        for start in range(0, len(changes), _REVIEWED_TOGETHER):
+            part = changes[start : start + _REVIEWED_TOGETHER]
+            reviewed += await self._review_some(part, keep)
         return reviewed, self.reviewer.set_digest(reviewed)
+
+    async def _review_some(
+        self, changes: Sequence[Change], keep: Callable[[Reviewed], None]
+    ) -> list[Reviewed]:
+        opened: list[Sides] = []
+
+        def work() -> list[Reviewed]:
+            found = []
+            for sides in opened:
+                found.append(self.reviewer.review(sides))
+                keep(found[-1])
+            return found
+
+        try:
+            for change in changes:
+                opened.append(self.reviewer.open_sides(change))
+            return await trio.to_thread.run_sync(work)
+        finally:
+            for sides in opened:
+                sides.close()
 
     # -- commit ----------------------------------------------------------------------------
 
@@ -223,7 +250,7 @@ class Committer:
                 detail={"commit": commit_id, "phase": "intent", "changes": len(changes)},
             )
             await trio.to_thread.run_sync(intent.result)
-        landed: list[Reviewed] = []
+        landed: list[Reviewed] = []  # without contents: all of a commit may be more than memory
         touched: list[Touched] = []
         projections = {change.projection.id: change.projection for change in changes}
         renewed = {number: self._settler(one).same_bases() for number, one in projections.items()}
@@ -237,6 +264,8 @@ class Committer:
             try:
                 for group in self._in_order(closure.groups(mine)):
                     found = await self._commit_group(source, group, placeholders, outcome, touched)
+                    for one in found:
+                        one.render()
                     landed += found
                     self._log_landed(commit_id, found)
                     self._renew(projection, renewed[number])
@@ -250,7 +279,7 @@ class Committer:
         if not landed:
             return outcome
         outcome.commit = commit_id
-        patch = b"".join(one.patch() for one in landed)
+        patch = b"".join(one.text for one in landed)
         files = [diff_json(one) for one in landed]
         record = Commit(commit_id, clock.now(), message, outcome.applied)
         self._workspace.commits.add(record, files, patch)
@@ -497,6 +526,7 @@ class Committer:
         if not stat.S_ISREG(item.kind):
             raise OSError(95, "pipes, sockets and devices are not committed")
         job.metadata = self._metadata(part, inode)
+        job.sparse = sides.new is not None and sides.new.sparse
         if not own and sides.new is not None:
             job.how, job.fd, job.version = "copy", sides.new.fd, sides.new.version
         return job

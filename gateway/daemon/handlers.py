@@ -146,14 +146,16 @@ class Handlers:
         return shown, reasons
 
     async def _diff(self, request: messages.Diff) -> Result:
-        reviewed, digest = await self._committer.review(_raw(request.paths))
+        reviewed, digest = await self._committer.review(
+            _raw(request.paths), lambda one: one.render(request.binary)
+        )
         self._workspace.log.append(
             Event.REVIEW, detail={"digest": digest, "changes": len(reviewed)}
         )
         return {
             "files": [diff_json(one) for one in reviewed],
             "stat": [one.to_json() for one in reviewed],
-            "patch": b"".join(one.patch(request.binary) for one in reviewed).decode("latin-1"),
+            "patch": b"".join(one.text for one in reviewed).decode("latin-1"),
         }, []
 
     async def _commit(self, request: messages.Commit) -> Result:

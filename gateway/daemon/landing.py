@@ -37,7 +37,7 @@ class Job:
     `old_place` is taken away or replaced and `expected` the version of it that was reviewed.
     `how` says what comes to `place`: `data` written, `fd` (of version `version`) copied, a link
     to `data`, another name of what is at `link_to`, the old place's object itself, a folder, or
-    nothing. Descriptors are the caller's.
+    nothing. Descriptors are the caller's. A `sparse` file is given holes for zeros.
     """
 
     how: How
@@ -49,6 +49,7 @@ class Job:
     version: Stat | None = None
     link_to: bytes = b""
     metadata: Metadata = field(default_factory=Metadata)
+    sparse: bool = False
 
     @property
     def replaces(self) -> bool:
@@ -129,7 +130,7 @@ class Landing:
     def _prepare(self, job: Job) -> Temporary | None:
         home = self._home(job.place)
         if job.how == "write":
-            return self._batch.make_file(home, fill_with(job.data), job.metadata)
+            return self._batch.make_file(home, fill_with(job.data, sparse=job.sparse), job.metadata)
         if job.how == "copy":
             assert job.version is not None
             return self._batch.make_file(home, fill_from(job.fd, job.version), job.metadata)

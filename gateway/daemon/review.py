@@ -30,7 +30,8 @@ DIFF_BYTES = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class Opened:
-    """One side of a change, opened: a descriptor or bytes; `raw` if it is a source's own bytes."""
+    """One side of a change, opened: a descriptor or bytes; `raw` if it is a source's own bytes,
+    `sparse` if it has holes."""
 
     mode: int
     fd: int = -1
@@ -38,6 +39,7 @@ class Opened:
     raw: bool = False
     version: Stat | None = None
     profile: str = "strict"
+    sparse: bool = False
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -89,7 +91,10 @@ class Sides:
 
 @dataclass(slots=True)
 class Reviewed:
-    """A change as the user sees it; `old` and `new` are masked."""
+    """A change as the user sees it; `old` and `new` are masked.
+
+    They are the memory that a review takes: `summarize` and `render` let go of them.
+    """
 
     change: Change
     conflict: str | None
@@ -102,6 +107,22 @@ class Reviewed:
     undecided: int
     writes: int
     digest: bytes
+    added: int = 0
+    removed: int = 0
+    text: bytes = b""
+
+    def summarize(self) -> None:
+        """Keep what `status` shows."""
+        self.added, self.removed = count_lines(self.hunks)
+        self.old = self.new = None
+        self.hunks = []
+
+    def render(self, binary: bool = False) -> None:
+        """Keep what `diff` shows as well: the hunks and, as `text`, the patch."""
+        self.text = self.patch(binary)
+        hunks = self.hunks
+        self.summarize()
+        self.hunks = hunks
 
     @property
     def path(self) -> str:
@@ -109,16 +130,15 @@ class Reviewed:
         return show_name(self.change.path)
 
     def to_json(self) -> dict[str, object]:
-        """The object of `status`."""
-        added, removed = count_lines(self.hunks)
+        """The object of `status`, once summarized."""
         origin = self.change.from_path
         return {
             "path": self.path,
             "kind": self.change.kind.value,
             "from": None if origin is None else show_name(origin),
             "binary": self.binary,
-            "added": added,
-            "removed": removed,
+            "added": self.added,
+            "removed": self.removed,
             "conflict": self.conflict is not None,
             "flags": self.flags,
             "placeholders": self.placeholders,
@@ -245,7 +265,9 @@ class Reviewer:
             if inode.target is not None:
                 return Opened(item.mode, data=inode.target)
             if inode.body is not None:
-                return Opened(item.mode, fd=self._fs.bodies.open(inode.body))
+                fd = self._fs.bodies.open(inode.body)
+                status = os.fstat(fd)
+                return Opened(item.mode, fd=fd, sparse=status.st_blocks * 512 < status.st_size)
         if item.origin is None or item.kind not in (stat.S_IFREG, stat.S_IFLNK):
             return Opened(item.mode, data=b"")
         try:

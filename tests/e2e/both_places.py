@@ -65,9 +65,10 @@ class Both:
         assert found.replace(str(self.mounted), "@") == wanted.replace(str(self.plain), "@")
         return found
 
-    def check(self, *, ignore: tuple[str, ...] = ()) -> None:
+    def check(self, *, ignore: tuple[str, ...] = (), applies: bool = True) -> None:
         """Both places are equal, and the source is untouched; then the whole way on: `git apply`
-        takes the diff, a commit lands all, and the source is what the mount showed."""
+        takes the diff (of what is not git's own), a commit lands all, and the source is what the
+        mount showed."""
 
         def shown(folder: Path) -> dict[str, tuple[Any, ...]]:
             return {
@@ -80,7 +81,7 @@ class Both:
         assert differences(shown(self.mounted), wanted) == []
         assert differences(tree(self.source, identity=True), self.before) == []
         patch = self.grantfs.run("diff", "--binary").out
-        if patch:
+        if patch and applies:
             copy = self.grantfs.home.parent / "patched"
             copy.mkdir()
             subprocess.run(["cp", "-a", self.source, copy / "proj"], check=True)

@@ -87,6 +87,34 @@ def test_work_with_commits_branches_and_stashes(grantfs: Grantfs, repository: Pa
     assert (repository / ".env").read_bytes() == ENV
 
 
+def test_rebase_conflicts_worktrees_and_cleaning(grantfs: Grantfs, repository: Path) -> None:
+    places = both(grantfs, repository)
+    places.run(
+        """
+        for n in 1 2 3; do echo "$n" > "file$n"; git add .; git commit -qm "file $n"; done
+        git switch -q side; git rebase -q main; git log --format=%s
+        git cherry-pick -x main~1 || true
+        git cherry-pick --skip 2>/dev/null || true; git switch -q main
+        git switch -q -c clash main~2; echo clash > file2; echo mine > README.md; git add .
+        git commit -qm clash; ! git merge -q main 2>/dev/null; git status --porcelain
+        cat file2; git checkout -q --ours file2; git add .; git commit -qm resolved
+        ! git rebase -q main 2>/dev/null; git rebase --abort; git rev-parse HEAD
+        GIT_SEQUENCE_EDITOR='sed -i 2s/pick/squash/' GIT_EDITOR=true git rebase -q -i main~3 main
+        git log --format='%s %T' ; git stash list; echo s >> file1; echo u > untracked
+        git stash push -q -u; git status --porcelain; git stash pop -q; git status --porcelain
+        git clean -qfd; git reset -q --hard HEAD~1; git status --porcelain
+        git worktree add -q ../proj/wt side; git -C wt status --porcelain; git worktree remove wt
+        git bisect start HEAD HEAD~2 > /dev/null 2>&1; git bisect reset 2>&1
+        git repack -q -adf; git pack-refs --all; git reflog expire --expire=now --all
+        git gc -q --prune=now; git fsck --strict --no-dangling; git rev-parse main side clash
+        git count-objects -v | grep -v size; git for-each-ref
+        """
+    )
+    places.check(ignore=(".git", ".env"), applies=False)
+    heads = "git fsck --strict --no-dangling; git rev-parse main side clash; git status --porcelain"
+    assert sh(heads, places.source) == sh(heads, places.plain)
+
+
 def test_clone_into_the_mount_and_from_it(grantfs: Grantfs, repository: Path) -> None:
     work = grantfs.home.parent / "work"
     work.mkdir()

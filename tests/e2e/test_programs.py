@@ -1,18 +1,16 @@
 """Real programs in a mount do what they do in a plain folder, and the result can be committed."""
 
-import base64
-import hashlib
 import os
 import sqlite3
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 from both_places import Both, both, needs, sh
 from driving import Grantfs, tree
+from wheels import tiny_wheel
 
 
 @pytest.fixture
@@ -117,6 +115,51 @@ def test_cp_and_rsync_copy_in_out_and_within(places: Both) -> None:
     places.check()
 
 
+def test_tar_packs_and_unpacks_hard_links_and_sparse_files(places: Both) -> None:
+    places.run(
+        """
+        mkdir t; echo data > t/a; ln t/a t/b; ln README.md t/readme; truncate -s 8M t/sparse
+        printf x | dd of=t/sparse bs=1 seek=5000000 conv=notrunc status=none
+        tar cSf t.tar --sort=name --mtime=@0 --owner=0 --group=0 t README.md; tar tvf t.tar
+        mkdir u; tar xSf t.tar -C u; stat -c '%h %s' u/t/a u/t/sparse u/README.md
+        test u/t/a -ef u/t/b; test u/README.md -ef u/t/readme; cmp t/sparse u/t/sparse
+        tar df t.tar -C u; echo more >> u/t/b; cat u/t/a; cp --sparse=always t/sparse again
+        test $(stat -c %b u/t/sparse) -lt 100; test $(stat -c %b again) -lt 100
+        rm t.tar  # tar finds holes by SEEK_HOLE or by zeros, and makes other maps of them
+        """
+    )
+    assert (places.mounted / "u/t/sparse").stat().st_blocks < 100
+    places.check()
+    assert (places.source / "u/t/sparse").stat().st_blocks < 100
+    assert (places.source / "u/t/a").stat().st_nlink == 2
+
+
+def test_ripgrep_finds_the_same(places: Both) -> None:
+    needs("rg")
+    assert places.run(
+        "rg -n --hidden --sort path 'o' .; rg --mmap -c --sort path . .; rg --files | sort"
+    )
+
+
+def test_rsync_in_every_way_of_writing(places: Both) -> None:
+    needs("rsync")
+    outside = places.grantfs.home.parent / "out"
+    (outside / "d").mkdir(parents=True)
+    (outside / "big").write_bytes(os.urandom(1 << 20))
+    for number in range(30):
+        (outside / "d" / f"n{number}").write_text(f"{number}\n")
+    places.run(f"rsync -a --delete {outside}/ src/")
+    with (outside / "big").open("r+b") as file:
+        file.seek(500_000)
+        file.write(b"changed in the middle")
+    (outside / "d" / "n3").unlink()
+    for options in ("--inplace --no-whole-file", "--append-verify", "--delay-updates", "--sparse",
+                    "--delete-after --backup --backup-dir=old", "--partial-dir=.part"):  # fmt: skip
+        (outside / "d" / "n4").write_text(options)
+        places.run(f"rsync -a --delete --no-whole-file {options} {outside}/ src/; find . | sort")
+    places.check()
+
+
 def test_python_compiles_and_runs(places: Both) -> None:
     places.run(
         f"{sys.executable} -m compileall -q --invalidation-mode checked-hash src;"
@@ -126,32 +169,8 @@ def test_python_compiles_and_runs(places: Both) -> None:
     places.check()
 
 
-def _wheel(folder: Path) -> Path:
-    """A wheel made by hand: a module, data in a folder, a script."""
-    files = {
-        "tiny/__init__.py": b"def main():\n    print('tiny works')\n",
-        "tiny/data/table.csv": b"a,b\n" * 1000,
-        "tiny-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
-        "tiny-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\n"
-        b"Root-Is-Purelib: true\nTag: py3-none-any\n",
-        "tiny-1.0.dist-info/entry_points.txt": b"[console_scripts]\ntiny = tiny:main\n",
-    }
-    record = "".join(
-        f"{name},sha256="
-        + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        + f",{len(data)}\n"
-        for name, data in files.items()
-    )
-    files["tiny-1.0.dist-info/RECORD"] = (record + "tiny-1.0.dist-info/RECORD,,\n").encode()
-    path = folder / "tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as packing:
-        for name, data in files.items():
-            packing.writestr(name, data)
-    return path
-
-
 def test_pip_installs_a_package(places: Both) -> None:
-    wheel = _wheel(places.grantfs.home.parent)
+    wheel = tiny_wheel(places.grantfs.home.parent)
     pip = (
         f"{sys.executable} -m pip install -q --no-index --no-deps --no-compile --no-cache-dir"
         " --disable-pip-version-check --root-user-action=ignore --target lib"
@@ -218,15 +237,35 @@ def test_gcc_and_make_build(places: Both) -> None:
     assert sh("./c/prog", places.source) == "42\n"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_virtual_environment(grantfs: Grantfs, plain_source: Path) -> None:
-    proj = grantfs.up(plain_source) / "proj"
-    before = tree(plain_source, identity=True)
-    sh(f"{sys.executable} -m venv --copies env && env/bin/python -m pip --version", proj)
-    assert tree(plain_source, identity=True) == before
-    sh("rm -r env", proj)
-    assert grantfs.status() == {}
+def test_make_rebuilds_what_has_changed_and_nothing_else(places: Both) -> None:
+    needs("gcc", "make")
+    for place in (places.plain, places.mounted):
+        folder = place / "make"
+        folder.mkdir()
+        units = [f"u{number}" for number in range(12)]
+        for unit in units:
+            (folder / f"{unit}.c").write_text(f'#include "all.h"\nint {unit}(void) {{return N;}}\n')
+        (folder / "all.h").write_text("#define N 1\n")
+        calls = " + ".join(f"{unit}()" for unit in units)
+        declared = " ".join(f"int {unit}(void);" for unit in units)
+        (folder / "main.c").write_text(
+            f'#include <stdio.h>\n{declared}\nint main(void) {{ printf("%d\\n", {calls}); }}\n'
+        )
+        objects = " ".join(f"{unit}.o" for unit in units)
+        (folder / "Makefile").write_text(
+            f"prog: main.o {objects}\n\t$(CC) -o $@ $^\n{objects}: all.h\n"
+            "%.o: %.c\n\t$(CC) -O0 -c -o $@.tmp $<\n\tmv $@.tmp $@\n"
+            "clean:\n\trm -f *.o prog\n"
+        )
+    make = "make -s -j4 --output-sync"
+    places.run(
+        f"""
+        cd make; {make}; ./prog; make -q; make | grep -c 'up to date'
+        sleep 0.02; echo '#define N 2' > all.h; ! make -q; {make}; ./prog
+        touch u3.c; make -n | grep -c u3; {make}; ./prog; make -q; {make} clean; ls; {make}; ./prog
+        """
+    )
+    places.check()
 
 
 @pytest.mark.slow

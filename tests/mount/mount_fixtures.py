@@ -4,6 +4,7 @@ A `conftest` of each folder of tests that mount takes them in."""
 
 import contextlib
 import fcntl
+import itertools
 import os
 import pwd
 import subprocess
@@ -16,6 +17,8 @@ from driving import ENV, SCRIPT, Grantfs, User, driving, homes, mounts, myself
 
 DEFAULT_SECONDS = 120.0
 """Timeout of a test where neither it nor the configuration says another."""
+
+_users = itertools.count()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,7 +108,8 @@ def someone(fuse: None) -> Iterator[User]:
     if os.getuid():
         yield myself()
         return
-    name = f"gfstest{os.getpid()}"
+    # Each folder's conftest has a fixture of its own of this, and they live side by side.
+    name = f"gfstest{os.getpid()}x{next(_users)}"
     subprocess.run(
         ["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True, capture_output=True
     )

@@ -3,10 +3,7 @@
 import os
 from pathlib import Path
 
-import pytest
 from driving import ENV, TOKEN, Grantfs, error_of
-
-pytest.importorskip("mfusepy")
 
 
 def test_read_write_review_commit_revoke(grantfs: Grantfs, source: Path) -> None:

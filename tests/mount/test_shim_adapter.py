@@ -34,7 +34,6 @@ from vfs.source import Source
 from winfsp_shim import ShimUnavailable
 from winfsp_shim.system import LINUX, WINDOWS, System
 
-pytest.importorskip("mfusepy")
 if not os.access("/dev/fuse", os.R_OK | os.W_OK):
     pytest.skip("/dev/fuse cannot be used here", allow_module_level=True)
 
@@ -890,7 +889,8 @@ def test_without_a_fuse_library_there_is_one_clear_error(setting: tuple[str, str
 
 
 def test_the_library_that_is_taken_by_default_is_libfuse_3() -> None:
-    import mfusepy
+    # Imported by the library module alone: whoever imports it first decides which libfuse it loads.
+    from winfsp_shim.library import mfusepy
 
     assert mfusepy.fuse_version_major == 3
     assert "FUSE_LIBRARY_NAME" not in os.environ

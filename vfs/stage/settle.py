@@ -219,28 +219,31 @@ class Settler:
                 found = True
         return found
 
-    def _spell_out(self, folder: StagedInode) -> None:
-        origin = folder.origin
-        if origin is None:
-            return
-        staged = dict(folder.entries)
-        for name, number in staged.items():
-            if number == WHITEOUT:
-                self._tree.drop_entry(folder, name)
-            elif self._tree.inodes[number].is_folder:
-                child = self._tree.inodes[number]
-                if child.origin == names.join(origin, name):
-                    self._spell_out(child)
-        self._adopt(folder, origin, set(staged))
+    def _spell_out(self, top: StagedInode) -> None:
+        left = [top]  # a loop, not a recursion: trees may be deeper than Python's stack
+        while left:
+            folder = left.pop()
+            origin = folder.origin
+            if origin is None:
+                continue
+            staged = dict(folder.entries)
+            for name, number in staged.items():
+                if number == WHITEOUT:
+                    self._tree.drop_entry(folder, name)
+                elif self._tree.inodes[number].is_folder:
+                    child = self._tree.inodes[number]
+                    if child.origin == names.join(origin, name):
+                        left.append(child)
+            for name in self._list(origin):
+                if name not in staged:
+                    number = self._detached(names.join(origin, name))
+                    self._tree.set_entry(folder, name, number)
+                    if self._tree.inodes[number].is_folder:
+                        left.append(self._tree.inodes[number])
+            self._adopt(folder, origin)
 
-    def _adopt(self, folder: StagedInode, origin: bytes, staged: set[bytes]) -> None:
-        for name in self._list(origin):
-            if name not in staged:
-                path = names.join(origin, name)
-                self._tree.set_entry(folder, name, self._detached(path))
-                child = self._tree.inodes[folder.entries[name]]
-                if child.is_folder:
-                    self._spell_out(child)
+    def _adopt(self, folder: StagedInode, origin: bytes) -> None:
+        """Make a folder the agent's own, with what its source gave it until now."""
         status = self._stat(origin)
         self._tree.linked.pop((folder.projection, *folder.identity), None)
         folder.origin, folder.identity = None, (0, 0)
@@ -406,7 +409,7 @@ class Settler:
         folder_place, _, name = place.rpartition(b"/")
         folder = self.folder_at(folder_place)
         if folder is None or folder.origin != folder_place:
-            folder = next((one for one, at in self._folders() if one.origin == folder_place), None)
+            folder = self._tree.folder_from(self._projection.id, folder_place)
         if folder is None or name in folder.entries:
             return
         self._union.keep_base(self._projection, place, status)
@@ -459,14 +462,11 @@ class Settler:
             self._drop_hollow(folder, folder_place)
         if inode is None:
             return
-        if not inode.is_folder and (inode.nlink or 1) > 1 and self._named(inode.ino):
+        if not inode.is_folder and (inode.nlink or 1) > 1 and self._tree.is_named(inode.ino):
             inode.nlink = (inode.nlink or 1) - 1
             self._tree.save(inode)
             return
         self._release(inode, home if back else None, change.old_place)
-
-    def _named(self, ino: int) -> bool:
-        return any(ino in inode.entries.values() for inode in self._tree.inodes.values())
 
     def _hide(self, folder: StagedInode, place: bytes, name: bytes, *, taken: bool) -> None:
         """Take a name out of a folder; what its source has there stays hidden unless the agent
@@ -756,15 +756,14 @@ class _Pruning:
         """Rows that only tell of another name of a source file, which is settled."""
         if not self._tree.linked:
             return
-        named: set[int] = set()
-        for inode in self._tree.inodes.values():
-            named.update(inode.entries.values())
         tops = {ino for top in self._tree.tops.values() for ino in top.values()}
         for ino in list(self._tree.linked.values()):
-            inode = self._tree.inodes.get(ino)  # type: ignore[assignment]
+            inode = self._tree.inodes.get(ino)
             if inode is None or inode.projection != self._projection.id:
                 continue
-            if inode.persistent and not inode.is_folder and ino not in named | tops:
+            if inode.persistent and not inode.is_folder and ino not in tops:
+                if self._tree.is_named(ino):
+                    continue
                 origin = inode.origin or b""
                 self._settler._release(inode, self._settler._stat(origin), origin)
 

@@ -8,6 +8,7 @@ was refused. Holders of a `StagedInode` therefore look it up anew by number each
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class StageTree:
         self.tops: dict[int, dict[bytes, int]] = {}
         self.bases: dict[tuple[int, bytes], Base] = {}
         self.linked: dict[tuple[int, int, int], int] = {}
+        self._folders: dict[tuple[int, bytes], int] = {}
+        self._named: Counter[int] = Counter()
         self.names = 0
         self._next = AGENT_INO
         self._depth = 0
@@ -149,6 +152,9 @@ class StageTree:
             else:
                 self.inodes[parent].entries[name] = ino
         self.names = sum(len(inode.entries) for inode in self.inodes.values())
+        self._named = Counter()
+        for inode in self.inodes.values():
+            self._named.update(inode.entries.values())
         for ino, name, value in self.store.xattrs():
             self.inodes[ino].xattrs[name] = value
         self.bases = {
@@ -156,6 +162,7 @@ class StageTree:
             for projection, path, fingerprint, body in self.store.bases()
         }
         self.linked = {}
+        self._folders = {}
         for inode in self.inodes.values():
             self._index(inode)
         self._next = max([self._next, *(ino + 1 for ino in self.inodes)])
@@ -181,7 +188,15 @@ class StageTree:
             for (projection, path), base in gone.items():
                 self.put_base(projection, path, Base(base.fingerprint))
 
+    def folder_from(self, projection: int, origin: bytes) -> StagedInode | None:
+        """The staged folder that shows the source's folder at *origin*, wherever it stands now."""
+        inode = self.inodes.get(self._folders.get((projection, origin), WHITEOUT))
+        shows = inode is not None and inode.persistent and inode.origin == origin
+        return inode if shows else None
+
     def _index(self, inode: StagedInode) -> None:
+        if inode.is_folder and inode.origin is not None:
+            self._folders[inode.projection, inode.origin] = inode.ino
         # What has several links can be met under another name of its source.
         if not inode.is_folder and inode.identity != (0, 0):
             self.linked[(inode.projection, *inode.identity)] = inode.ino
@@ -265,6 +280,8 @@ class StageTree:
         """Forget an inode; its body goes once the transaction is through."""
         inode = self.inodes.pop(ino)
         self.names -= len(inode.entries)
+        for named in inode.entries.values():
+            self._count(named, -1)
         self.linked.pop((inode.projection, *inode.identity), None)
         if inode.persistent:
             self.store.drop_inode(ino)
@@ -302,14 +319,28 @@ class StageTree:
     def set_entry(self, folder: StagedInode, name: bytes, ino: int) -> None:
         """Name an inode, or white a name out."""
         self.names += name not in folder.entries
+        self._count(folder.entries.get(name, WHITEOUT), -1)
+        self._count(ino, 1)
         folder.entries[name] = ino
         self.store.put_entry(folder.ino, name, ino)
 
     def drop_entry(self, folder: StagedInode, name: bytes) -> None:
         """Let the source's entry of this name, if any, show through again."""
-        if folder.entries.pop(name, None) is not None:
+        ino = folder.entries.pop(name, None)
+        if ino is not None:
             self.names -= 1
+            self._count(ino, -1)
             self.store.drop_entry(folder.ino, name)
+
+    def _count(self, ino: int, names: int) -> None:
+        if ino != WHITEOUT:
+            self._named[ino] += names
+            if not self._named[ino]:
+                del self._named[ino]
+
+    def is_named(self, ino: int) -> bool:
+        """True if a staged entry names this inode."""
+        return self._named[ino] > 0
 
     def top(self, projection: int) -> int | None:
         """Number of a projection's staged root, None where nothing is staged in it."""
