@@ -149,6 +149,12 @@ def test_partial_commits_and_discards_lose_nothing(bench: Bench, seed: int) -> N
     partial_rounds(bench, seed, 25)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 115))
+def test_many_partial_commits_and_discards_lose_nothing(bench: Bench, seed: int) -> None:
+    partial_rounds(bench, seed, 100)
+
+
 def discard_all_rounds(bench: Bench, seed: int, rounds: int) -> None:
     rng = random.Random(seed)
     agent = RandomAgent(bench.agent, rng)
