@@ -120,19 +120,27 @@ class Metadata:
             gid = status.st_gid if gid is None else gid
             _copy_xattrs(self.original, fd)
         own = os.fstat(fd)
-        if (own.st_uid if uid is None else uid, own.st_gid if gid is None else gid) != (
-            own.st_uid, own.st_gid,
-        ):  # fmt: skip
-            try:
-                os.fchown(fd, -1 if uid is None else uid, -1 if gid is None else gid)
-            except PermissionError:
-                # Who may not give files away keeps them; set-id bits would then be his.
-                mode = None if mode is None else mode & 0o777
+        others = uid not in (None, own.st_uid) or gid not in (None, own.st_gid)
+        if others and not _give_away(fd, uid, gid):
+            mode = None if mode is None else mode & 0o777
         _set_xattrs(fd, self.xattrs)
         if mode is not None:
             os.fchmod(fd, mode & 0o7777)
         if self.times_ns is not None:
             os.utime(fd, ns=self.times_ns)
+
+
+def _give_away(target: int | str, uid: int | None, gid: int | None) -> bool:
+    """Set owner and group as far as this process may; False if that was not all. Who may not give
+    a file away keeps it, and its set-id bits would then be his."""
+    owner, group = -1 if uid is None else uid, -1 if gid is None else gid
+    try:
+        os.chown(target, owner, group)
+    except PermissionError:
+        with suppress(PermissionError):
+            os.chown(target, -1, group)  # a group that this user is in
+        return False
+    return True
 
 
 def _of(pin: int) -> str:
@@ -246,13 +254,18 @@ class Batch:
             os.close(folder)
         return made
 
-    def make_symlink(self, home: bytes, target: bytes) -> Temporary:
+    def make_symlink(self, home: bytes, target: bytes, metadata: Metadata) -> Temporary:
         """A new symlink in folder *home*."""
         made = self._new_name(home)
         folder = self._at(made)
         try:
             os.symlink(target, made.name, dir_fd=folder)
             self._undo.append(lambda: self._remove(made))
+            pin = os.open(made.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                self._give(pin, metadata)
+            finally:
+                os.close(pin)
         finally:
             os.close(folder)
         return made
@@ -537,12 +550,13 @@ class Batch:
     @staticmethod
     def _give(pin: int, metadata: Metadata) -> None:
         path, mode, uid, gid = _of(pin), metadata.mode, metadata.uid, metadata.gid
-        if uid is not None or gid is not None:
-            with suppress(PermissionError):
-                os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+        if (uid is not None or gid is not None) and not _give_away(path, uid, gid):
+            mode = None if mode is None else mode & 0o777
         _set_xattrs(path, metadata.xattrs)
         if mode is not None:
             os.chmod(path, mode & 0o7777)
+        if metadata.times_ns is not None:
+            os.utime(path, ns=metadata.times_ns)
 
     # -- the end ---------------------------------------------------------------------------
 

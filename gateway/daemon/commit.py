@@ -507,7 +507,7 @@ class Committer:
             return Job("delete", change.place, change.place, expected)
         inode = self._staged(change)
         if change.kind is Kind.MODE:
-            mode = stat.S_IMODE(item.mode)
+            mode = None if stat.S_ISLNK(item.kind) else stat.S_IMODE(item.mode)
             metadata = Metadata(mode, item.uid, item.gid, xattrs=sides.xattrs)
             return Job("mode", change.place, change.place, expected, metadata=metadata)
         if stat.S_ISDIR(item.kind):
@@ -522,6 +522,10 @@ class Committer:
         job = Job("write", change.place, change.old_place, expected, part.data)
         if stat.S_ISLNK(item.kind):
             job.how, job.data = "symlink", sides.new.read() if sides.new is not None else b""
+            times = None
+            if inode is not None and inode.mtime_ns is not None:
+                times = (inode.atime_ns or inode.mtime_ns, inode.mtime_ns)
+            job.metadata = Metadata(None, item.uid, item.gid, times)
             return job
         if not stat.S_ISREG(item.kind):
             raise OSError(95, "pipes, sockets and devices are not committed")
@@ -535,11 +539,11 @@ class Committer:
     def _moved(part: "_Part") -> Metadata:
         """What a moved object gets besides: the mode and owner that the agent gave it."""
         item, version = part.change.item, part.sides.source.version if part.sides.source else None
-        if item is None or version is None or not stat.S_ISREG(item.kind):
+        if item is None or version is None or stat.S_ISDIR(item.kind):
             return Metadata()
         mode = stat.S_IMODE(item.mode)
         return Metadata(
-            None if mode == stat.S_IMODE(version.mode) else mode,
+            None if mode == stat.S_IMODE(version.mode) or stat.S_ISLNK(item.kind) else mode,
             None if item.uid == version.uid else item.uid,
             None if item.gid == version.gid else item.gid,
             xattrs=part.sides.xattrs,

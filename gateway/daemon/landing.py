@@ -135,7 +135,7 @@ class Landing:
             assert job.version is not None
             return self._batch.make_file(home, fill_from(job.fd, job.version), job.metadata)
         if job.how == "symlink":
-            return self._batch.make_symlink(home, job.data)
+            return self._batch.make_symlink(home, job.data, job.metadata)
         return None
 
     def _in_the_way(self, path: bytes) -> bool:

@@ -372,8 +372,14 @@ class Reviewer:
             show_name(change.path), show_name(change.place),
             sides.old.mode if sides.old else None, sides.new.mode if sides.new else None,
             old.data if old else None, new.data if new else None, binary, links=sides.links,
-            attributes=bool(sides.xattrs),
+            attributes=bool(sides.xattrs), owner=self._changes_owner(change),
         )  # fmt: skip
+
+    @staticmethod
+    def _changes_owner(change: Change) -> bool:
+        if change.old is None or change.item is None:
+            return False
+        return (change.old.uid, change.old.gid) != (change.item.uid, change.item.gid)
 
     def _judge_placeholders(self, sides: Sides, reviewed: Reviewed) -> None:
         if sides.new is None or sides.new.raw or not stat.S_ISREG(sides.new.mode):

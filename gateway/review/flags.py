@@ -64,11 +64,12 @@ def flags_for(
     binary: bool,
     links: int = 1,
     attributes: bool = False,
+    owner: bool = False,
 ) -> list[str]:
     """The flags of one change. `path` names it in the mount, `place` within its grant; modes have
     type bits; `old` and `new` are masked contents or link targets, None where there are none;
     `links` is the number of names that the new side has in the mount, `attributes` tells if
-    extended attributes are set or removed."""
+    extended attributes are set or removed, `owner` if the owner or group becomes another."""
     found = []
     if new_mode is None:
         found.append("deleted")
@@ -87,6 +88,8 @@ def flags_for(
         found.append("special")
     if old_mode is not None and new_mode is not None and old_mode != new_mode:
         found.append("mode")
+    if owner:
+        found.append("owner")
     if attributes:
         found.append("xattr")
     if runs_later(place):

@@ -258,14 +258,14 @@ CALLS = {
 }  # fmt: skip
 
 
-def rounds(grantfs: Grantfs, seed: int, count: int, steps: int) -> None:
+def rounds(grantfs: Grantfs, seed: int, count: int, steps: int, *options: str) -> None:
     """Random calls; after each round the mount goes down and up, at the end all is committed."""
     base = grantfs.home.parent
     source, plain = base / "proj", base / "plain"
     for root in (source, plain):
         root.mkdir()
         fill(root)
-    mount = grantfs.up(source, "--name", "w", "--mount", base / "m")
+    mount = grantfs.up(source, "--name", "w", "--mount", base / "m", *options)
     twins = Twins(mount / "proj", plain, seed)
     try:
         for _ in range(count):

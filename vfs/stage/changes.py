@@ -333,11 +333,9 @@ class ChangeFinder:
             or self._joined(projection, place, new, inode)
         ):
             kind = Kind.SYMLINK if stat.S_ISLNK(new.kind) else Kind.MODIFIED
-        elif (new.mode, new.uid, new.gid) != (base.mode, base.uid, base.gid):
-            if stat.S_ISLNK(new.kind):
-                return  # a link's mode and owner are nobody's business
-            kind = Kind.MODE
-        elif inode is not None and inode.xattrs:
+        elif (new.mode, new.uid, new.gid) != (base.mode, base.uid, base.gid) or (
+            inode is not None and inode.xattrs
+        ):
             kind = Kind.MODE
         else:
             return
