@@ -14,7 +14,7 @@ import re2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 VALIDATORS = frozenset(
-    {"entropy", "length", "not-stand-in", "not-code", "not-name", "not-path", "mixed", "random",
+    {"entropy", "length", "not-stand-in", "not-code", "not-name", "not-path", "not-label", "userinfo", "mixed", "random",
      "symbols", "jwt", "wrapped-key", "luhn", "mod97"}
 )  # fmt: skip
 """What a rule may name; `entropy` and `length` take a number behind a colon."""
@@ -82,7 +82,7 @@ class PackRule(_Model):
         "secrets",
     )
     window: Annotated[int, Field(ge=16, le=16384)] = 1024
-    extend: Literal["", "word", "base64", "pem", "wrapped"] = ""
+    extend: Literal["", "word", "base64", "pem", "wrapped", "values"] = ""
     priority: Annotated[int, Field(ge=0, le=100)] = 10
     examples: Examples
 

@@ -26,6 +26,12 @@ MAX_TOKENS = 4096
 """Pieces of one body that are hidden one by one; a body of more and tiny crumbs is hostile, and is
 hidden as a whole, line breaks included."""
 
+MAX_LINES = 1000
+"""Of one YAML document that is walked for its values."""
+
+MIN_VALUE = 4
+"""Bytes of a value worth hiding."""
+
 _HEADERS = b"Proc-Type:", b"DEK-Info:", b"Version:", b"Comment:", b"Hash:", b"Charset:"
 _ESCAPES = (b"\\r", b"\\n", b"\\t", b"\\/", b"\\u000a", b"\\u000A", b"\\u000d", b"\\u000D")
 _SEPARATORS = bytes(c if c in _PLAIN_64 else 0x20 for c in range(256))
@@ -41,7 +47,7 @@ class Body:
 
 
 def follow(text: bytes, start: int, mode: str, carried: bool = False) -> Body:
-    """Walks a body of `mode` (`word`, `base64`, `pem`, `wrapped`) from `start`.
+    """Walks a body of `mode` (`word`, `base64`, `pem`, `wrapped`, `values`) from `start`.
 
     `carried`: the body began before this text, so even a short rest of it belongs to it.
     """
@@ -50,6 +56,8 @@ def follow(text: bytes, start: int, mode: str, carried: bool = False) -> Body:
         return Body(((start, end),) if end > start else (), end)
     if mode == "wrapped":
         return _wrapped(text, start)
+    if mode == "values":
+        return _values(text, start)
     return _pem(text, start, carried)
 
 
@@ -100,6 +108,44 @@ def _wrapped(text: bytes, start: int) -> Body:
         if text[stop - 1 : stop] == b"=" or (len(kept) > 1 and short):
             return Body(tuple(kept), stop)
     return Body(tuple(kept), end)
+
+
+def _values(text: bytes, start: int) -> Body:
+    """The values in the `data:` and `stringData:` of a YAML document."""
+    spans: list[tuple[int, int]] = []
+    at = start
+    block = -1  # how far the block's own line is indented; -1 outside of one
+    for _ in range(MAX_LINES):
+        stop = text.find(b"\n", at)
+        line = text[at : stop if stop >= 0 else len(text)]
+        content = line.strip()
+        if content.startswith(b"---"):
+            break
+        indent = len(line) - len(line.lstrip())
+        if content and not content.startswith(b"#"):
+            if indent <= block:
+                block = -1
+            if block >= 0:
+                spans += _value(line, at)
+            elif content.lower() in (b"data:", b"stringdata:"):
+                block = indent
+        if stop < 0:
+            at = len(text)
+            break
+        at = stop + 1
+    return Body(tuple(spans), at)
+
+
+def _value(line: bytes, at: int) -> list[tuple[int, int]]:
+    """Where the value of `key: value`, or a line of a longer value, stands."""
+    key, colon, rest = line.partition(b": ")
+    begin = len(key) + len(colon) if colon else 0
+    value = (rest if colon else line).strip(b" \t\r\"'")
+    template = value.startswith((b"{", b"$", b"<", b"|", b">"))
+    if len(value) < MIN_VALUE or template or (not colon and b":" in value):
+        return []
+    begin = line.index(value, begin)
+    return [(at + begin, at + begin + len(value))]
 
 
 def _skip_headers(text: bytes, start: int) -> int:

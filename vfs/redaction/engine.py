@@ -230,7 +230,7 @@ class Engine:
         carried: bool = False,
     ) -> int:
         """Adds the marks of a value that may go on behind its match; returns where it stops."""
-        if rule.extend == "wrapped" and not carried:
+        if rule.extend in ("wrapped", "values") and not carried:
             end = start
         body = bodies.follow(text, end, rule.extend, carried)
         if rule.extend in ("word", "base64"):

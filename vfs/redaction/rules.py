@@ -13,7 +13,7 @@ import re2
 from vfs.redaction import validators
 from vfs.redaction.spans import Kind
 
-Extend = Literal["", "word", "base64", "pem", "wrapped"]
+Extend = Literal["", "word", "base64", "pem", "wrapped", "values"]
 """How a match goes on behind its pattern's end; see `vfs.redaction.bodies`."""
 
 WINDOW = 1024

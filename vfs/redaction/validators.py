@@ -15,7 +15,7 @@ Validator = Callable[[bytes], bool]
 _STAND_INS = (
     b"changeme", b"change_me", b"change-me", b"example", b"placeholder", b"your_", b"your-",
     b"yourpass", b"yoursecret", b"yourtoken", b"yourkey", b"<your", b"insert", b"replace",
-    b"redacted", b"dummy", b"xxxx", b"****", b"....", b"todo", b"fixme", b"enter_", b"enter-",
+    b"redacted", b"dummy", b"xxxx", b"****", b"...", b"####", b"todo", b"fixme", b"enter_", b"enter-",
     b"sample", b"undefined", b"put_", b"put-your", b"not-a-real", b"notasecret", b"foobar",
 )  # fmt: skip
 _WORDS = frozenset(
@@ -104,7 +104,30 @@ def _not_code(value: bytes) -> bool:
     head = value.rstrip(b";,)")
     if head.replace(b"_", b"").replace(b".", b"").isalpha():
         return False
-    return not (b"." in head and all(_identifier(part) for part in head.split(b".")))
+    parts = head.split(b".")
+    if len(parts) == 1 or not all(_identifier(part) for part in parts):
+        return True
+    return any(len(part) >= 10 and _random(part) for part in parts)
+
+
+_LABELS = (
+    b"password", b"passwd", b"passphrase", b"passwort", b"kennwort", b"contrase", b"mot-de-passe",
+    b"username", b"field", b"label", b"input", b"prompt", b"param", b"secret", b"token", b"name",
+    b"_key", b"-key", b"config", b"settings", b"hash", b"type", b"string", b"text", b"confirm",
+    b"reset", b"forgot", b"required", b"invalid", b"missing", b"wrong", b"error", b"encoded",
+    b"plain", b"credential", b"authenticat", b"grant",
+)  # fmt: skip
+
+
+def _not_label(value: bytes) -> bool:
+    """Not a word that names or describes a password's field (`userPassword`, `confirm`)."""
+    lowered = value.lower()
+    return not any(label in lowered for label in _LABELS)
+
+
+def _userinfo(value: bytes) -> bool:
+    """`user:password` with a password that is no stand-in."""
+    return not is_stand_in(value.partition(b":")[2])
 
 
 def _identifier(part: bytes) -> bool:
@@ -184,6 +207,8 @@ _PLAIN: dict[str, Validator] = {
     "not-stand-in": lambda value: not is_stand_in(value),
     "not-code": _not_code,
     "not-name": _not_name,
+    "not-label": _not_label,
+    "userinfo": _userinfo,
     "mixed": _mixed,
     "symbols": _symbols,
     "not-path": _not_path,
