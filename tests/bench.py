@@ -1,4 +1,4 @@
-"""`./dev bench [PART] [--write]`: speed and memory, as ratios against peers in the same run.
+"""`./dev bench [PART] [--write] [--corpus FILE]`: speed and memory, as ratios against peers.
 
 Absolute times say little on a machine that others use, too. So each thing is done in a plain
 folder, in a grantfs mount and in mounts of peers (bindfs, fuse-overlayfs, where installed), in turn
@@ -19,8 +19,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 RESULT = TESTS.parent / "docs" / "bench.md"
-sys.path[:0] = [str(TESTS / "mount")]
+sys.path[:0] = [str(TESTS), str(TESTS / "mount")]
 
+import bench_redaction  # noqa: E402
 import driving as driver  # noqa: E402
 from driving import Grantfs, driving  # noqa: E402
 
@@ -225,9 +226,15 @@ def stage_scale(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
     return ("50,000 staged files, times of 25,000", "grantfs"), rows
 
 
+def redaction(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
+    """The engine alone; the cache is a fresh folder."""
+    return ("redaction, shipped rules", "here"), bench_redaction.speed(grantfs.home)
+
+
 PARTS: dict[str, list[Callable[[Grantfs], tuple[tuple[str, ...], Rows]]]] = {
     "io": [io],
     "scale": [source_scale, stage_scale],
+    "redaction": [redaction],
 }
 
 
@@ -242,6 +249,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev bench")
     parser.add_argument("part", nargs="?", choices=list(PARTS), help="all of them by default")
     parser.add_argument("--write", action="store_true", help="write docs/bench.md")
+    parser.add_argument("--corpus", type=Path, help="labelled cases, for redaction")
+    parser.add_argument("--show", action="store_true", help="print each case that went wrong")
     options = parser.parse_args()
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
@@ -260,6 +269,9 @@ def main() -> int:
             with driving(SECONDS) as grantfs:
                 said.append(table(*measure(grantfs)))
             print(said[-1], flush=True)
+    if options.corpus is not None:
+        # What was found depends on the cases: it is not for the document.
+        print(bench_redaction.quality(options.corpus, show=options.show))
     if options.write:
         RESULT.write_text("\n".join(said))
     return 0

@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +68,31 @@ class Scan:
     covers: list[Cover]
 
 
-@dataclass(frozen=True, slots=True)
 class _Compiled:
-    rule: Rule
-    regex: Any
-    group: int
-    validators: tuple[Validator, ...]
-    behind: int
+    """A rule, made ready when it first has something to confirm: most never have."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.behind = rule.window if rule.anchor is not None else 0
+
+    @cached_property
+    def regex(self) -> Any:
+        return regex(self.rule.pattern)
+
+    @cached_property
+    def group(self) -> int:
+        return int(self.regex.groupindex.get(b"secret", 0))
+
+    @cached_property
+    def validators(self) -> tuple[Validator, ...]:
+        return tuple(named(name) for name in self.rule.validators)
 
 
 class Engine:
     """Finds secrets by `rules`. `cache_dir` keeps compiled databases between runs."""
 
     def __init__(self, rules: Iterable[Rule], cache_dir: Path | None = None) -> None:
-        self._rules = tuple(_compile(rule) for rule in rules)
+        self._rules = tuple(_Compiled(rule) for rule in rules)
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
         self._proposers: dict[str, tuple[propose.Proposer, list[_Compiled]]] = {}
@@ -279,17 +291,6 @@ def _without_key_gaps(marks: list[Mark], covers: list[Cover]) -> list[Mark]:
             holes.append((cover.first, cover.last))
     others = union([mark for mark in marks if mark.kind != "private-key"])
     return union(keys + without(others, holes))
-
-
-def _compile(rule: Rule) -> _Compiled:
-    compiled = regex(rule.pattern)
-    return _Compiled(
-        rule,
-        compiled,
-        compiled.groupindex.get(b"secret", 0),
-        tuple(named(name) for name in rule.validators),
-        rule.window if rule.anchor is not None else 0,
-    )
 
 
 def _version(rules: list[Rule]) -> str:

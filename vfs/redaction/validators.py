@@ -15,8 +15,9 @@ Validator = Callable[[bytes], bool]
 _STAND_INS = (
     b"changeme", b"change_me", b"change-me", b"example", b"placeholder", b"your_", b"your-",
     b"yourpass", b"yoursecret", b"yourtoken", b"yourkey", b"<your", b"insert", b"replace",
-    b"redacted", b"dummy", b"xxxx", b"****", b"...", b"####", b"todo", b"fixme", b"enter_", b"enter-",
-    b"sample", b"undefined", b"put_", b"put-your", b"not-a-real", b"notasecret", b"foobar",
+    b"redacted", b"dummy", b"xxxx", b"****", b"...", b"####", b"todo", b"fixme",
+    b"enter_", b"enter-", b"sample", b"undefined", b"put_", b"put-your",
+    b"not-a-real", b"notasecret", b"foobar",
 )  # fmt: skip
 _WORDS = frozenset(
     b"none null nil true false yes no on off empty string str bytes int bool object any password "
@@ -125,11 +126,6 @@ def _not_label(value: bytes) -> bool:
     return not any(label in lowered for label in _LABELS)
 
 
-def _userinfo(value: bytes) -> bool:
-    """`user:password` with a password that is no stand-in."""
-    return not is_stand_in(value.partition(b":")[2])
-
-
 def _identifier(part: bytes) -> bool:
     return bool(part) and part[0] not in _DIGITS and part.replace(b"_", b"").isalnum()
 
@@ -208,7 +204,6 @@ _PLAIN: dict[str, Validator] = {
     "not-code": _not_code,
     "not-name": _not_name,
     "not-label": _not_label,
-    "userinfo": _userinfo,
     "mixed": _mixed,
     "symbols": _symbols,
     "not-path": _not_path,
