@@ -51,6 +51,13 @@ _REASONS: Final = {
 }
 
 
+LOOKED_INTO: Final = frozenset(
+    {"secrets-in-archive", "secrets-in-document", "unreadable-archive", "unreadable-document"}
+)
+"""Classes that are always looked for before any content is shown: where nobody has looked yet,
+a rule about nothing else waits for that second query."""
+
+
 class Query(NamedTuple):
     """One access to judge. A tuple, since it is made on every access.
 
@@ -391,6 +398,8 @@ def _holds(
         elif not ready.exe_matcher.matches(exe):
             return False
     if ready.sensitivity:
+        if sensitivity is None and ready.sensitivity <= LOOKED_INTO:
+            return False
         if sensitivity is None:
             known = False
         elif ready.sensitivity.isdisjoint(sensitivity):

@@ -86,6 +86,19 @@ class Admission:
             if not self._gate.decide(request).allowed:
                 raise os_error(errno.EACCES)
 
+    def contents(self, node: Node, labels: frozenset[str], caller: Caller) -> None:
+        """Admit reading a file that cannot be masked in place, once it has been looked into.
+
+        Raises OSError(EACCES) where policy refuses what its contents are labelled with.
+        """
+        for path in {node.place, node.origin if node.origin is not None else node.place}:
+            host_path = node.projection.source.host_path(path)
+            request = Request(
+                node.projection.id, "read", host_path, node.mount_path, caller, labels
+            )
+            if not self._gate.decide(request).allowed:
+                raise os_error(errno.EACCES)
+
     def follow(self, node: Node, target: bytes, caller: Caller) -> None:
         """Admit reading the target of a source's own symlink.
 

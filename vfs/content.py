@@ -27,6 +27,9 @@ thread, so that nobody else's request waits for them."""
 SNAPSHOT_BYTES = 1024 * 1024
 """Files up to this size are served from one snapshot, larger ones by blocks."""
 
+HEAD_BYTES = 512
+"""By these first bytes a container is known."""
+
 _COPY_STEP = 1024 * 1024
 _ZEROS = bytes(_COPY_STEP)
 
@@ -68,6 +71,15 @@ class Redactor(Protocol):
     ) -> BlockReader:
         """A masked view of a large file."""
 
+    def container(self, head: bytes, profile: str = ...) -> bool:
+        """True for the beginning of a file that cannot be masked in place."""
+
+    def look_into(
+        self, read: Callable[[int, int], bytes], size: int, profile: str = ...
+    ) -> frozenset[str]:
+        """Labels for what such a file holds, none if nothing speaks against it. Raises on
+        failure."""
+
 
 def _read_all(fd: int, size: int) -> bytes:
     """The file's bytes from start to end, whatever its size has become.
@@ -102,6 +114,7 @@ class SourceContent:
         self._rules = rules
         self._snapshot: Snapshot | None = None
         self._reader: BlockReader | None = None
+        self._labels: frozenset[str] | None = None
         self._snapshot_lock = threading.Lock()
         self._jobs_lock = threading.Lock()
         self._jobs = 0
@@ -145,6 +158,31 @@ class SourceContent:
     def masked(self) -> int:
         """Number of findings masked so far."""
         return len(self._snapshot.findings) if self._snapshot else 0
+
+    def labels(self) -> frozenset[str]:
+        """What policy has to know of a file that cannot be masked in place. Raises Blocked while
+        it has to be looked into, OSError(EIO) where that failed."""
+        if self._labels is None:
+            if self._redactor.container(os.pread(self.fd, HEAD_BYTES, 0), self._profile):
+                raise Blocked(self._look_into)
+            self._labels = frozenset()
+        return self._labels
+
+    def _look_into(self) -> None:
+        with self._job():
+            try:
+                labels = self._redactor.look_into(
+                    lambda offset, size: os.pread(self.fd, size, offset),
+                    self.version.size,
+                    self._profile,
+                )
+            except OSError:
+                raise
+            except Exception as error:
+                raise self._scan_failed(error) from error
+            if not stat_fd(self.fd).same_version(self.version):
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._labels = labels
 
     def _scan_failed(self, error: Exception) -> OSError:
         log.error("scan failed, read refused: %s", error)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vfs.admission import ROOT_USER, Admission
+from vfs.admission import KERNEL, ROOT_USER, Admission
 from vfs.attributes import Caller
 from vfs.content import Redactor, SourceContent
 from vfs.copyup import CopyUp
@@ -117,6 +117,15 @@ class Files:
         node.content = SourceContent(fd, status, self._redactor, profile, key)
         return node.content
 
+    def _admitted(self, node: Node, caller: Caller) -> SourceContent:
+        """As `content`, for what the agent gets to see of it. Raises Blocked while a container is
+        looked into, OSError(EACCES) where policy refuses what it holds."""
+        content = self.content(node)
+        labels = content.labels()
+        if labels:
+            self._admission.contents(node, labels, caller)
+        return content
+
     def drop_content(self, node: Node) -> None:
         """Let go of a node's source descriptor and masked bytes."""
         self._idle.pop(node, None)
@@ -142,13 +151,13 @@ class Files:
         if known is not None:
             os.close(known[1])
 
-    def stage_content(self, node: Node, *, truncate: bool) -> int:
+    def stage_content(self, node: Node, *, truncate: bool, caller: Caller = KERNEL) -> int:
         """Make sure that the node has a body; returns its descriptor. Raises Blocked, OSError."""
         inode = self._union.staged(node)
         if inode is not None and inode.body is not None:
             self._copyup.settled(node)
             return self._body(node, inode.body)
-        content = self.content(node)
+        content = self.content(node) if truncate else self._admitted(node, caller)
         self.forget_body(node)
         body, fd = self._copyup.stage_content(node, content, truncate=truncate)
         self._bodies[node.ino] = (body, fd)
@@ -184,7 +193,7 @@ class Files:
             self._admission.use(node, "write", caller)
         if node.kind != stat.S_IFREG:
             raise os_error(_NOT_OPENED.get(node.kind, errno.ENXIO))
-        keep = self._prepare(node)
+        keep = self._prepare(node, caller, truncate=bool(flags & os.O_TRUNC))
         if flags & os.O_TRUNC:
             self.truncate(node, 0)
             self._drop_set_id(node, caller)
@@ -195,7 +204,7 @@ class Files:
         )  # fmt: skip
         return Opened(self.new_handle(node, caller, readable, writable), keep)
 
-    def _prepare(self, node: Node) -> bool:
+    def _prepare(self, node: Node, caller: Caller, *, truncate: bool) -> bool:
         """Open what the node is read from; True if the kernel's cached pages of it hold."""
         inode = self._union.staged(node)
         if inode is not None and inode.body is not None:
@@ -206,7 +215,8 @@ class Files:
             # What is held open may have been moved out of the grant since.
             self._union.source_stat(node)
         before = node.content
-        return self.content(node) is before
+        now = self.content(node) if truncate else self._admitted(node, caller)
+        return now is before
 
     def new_handle(self, node: Node, caller: Caller, readable: bool, writable: bool) -> int:
         """Register an open of a node."""
@@ -230,7 +240,7 @@ class Files:
         inode = self._union.staged(node)
         if inode is not None and inode.body is not None:
             return os.pread(self._body(node, inode.body), size, offset)
-        return self.content(node).read(offset, size)
+        return self._admitted(node, handle.caller).read(offset, size)
 
     def write(self, fh: int, offset: int, data: bytes) -> int:
         """Write into the stage; returns how many bytes. Raises OSError, Blocked."""
@@ -239,7 +249,7 @@ class Files:
         self._admission.held(node, handle.epoch, Access.WRITE)
         if not handle.writable:
             raise os_error(errno.EBADF)
-        fd = self.stage_content(node, truncate=False)
+        fd = self.stage_content(node, truncate=False, caller=handle.caller)
         self._union.tree.quota.check_write(fd, offset, len(data))
         done = os.pwrite(fd, data, offset)
         self.mark_written(node)

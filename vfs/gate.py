@@ -26,7 +26,8 @@ class Request:
     """One access that wants a verdict.
 
     `action` is one of `list`, `read`, `write`, `delete`; `host_path` is absolute, `mount_path`
-    relative to the mount's root.
+    relative to the mount's root. `labels` say what was found in the contents, None where nobody
+    has looked.
     """
 
     projection: int
@@ -34,6 +35,7 @@ class Request:
     host_path: bytes
     mount_path: bytes
     caller: Caller
+    labels: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ class WorkspaceGate:
                 request.action,  # type: ignore[arg-type]
                 request.host_path,
                 subject=self._subjects.get(request.projection),
+                sensitivity=request.labels,
             ),
             granted=True,
         )

@@ -100,6 +100,12 @@ class StubRedactor:
             raise RuntimeError("engine is out of order")
         return mask(data)
 
+    def container(self, _head: bytes, _profile: str = "") -> bool:
+        return False
+
+    def look_into(self, _read: object, _size: int, _profile: str = "") -> frozenset[str]:
+        return frozenset()
+
     def snapshot(self, data: bytes, profile: str = "secrets") -> StubSnapshot:
         masked = self.scan(data)
         return StubSnapshot(masked, () if masked == data else ("finding",))

@@ -6,6 +6,7 @@ One for each workspace, safe from any thread. Every byte of a source passes thro
 
 from dataclasses import dataclass
 
+from vfs.redaction import containers
 from vfs.redaction.engine import PROFILES, Engine
 from vfs.redaction.placeholders import Masker
 from vfs.redaction.restore import Known, Mode, Restoration, restore
@@ -73,6 +74,24 @@ class Redactor:
         if profile not in PROFILES:
             raise KeyError(profile)
         return MaskedReader(read, size, self.engine, self.masker, profile)
+
+    def container(self, head: bytes, profile: str = "secrets") -> bool:
+        """True for the beginning of a file that has to be looked into, not only masked."""
+        return profile != "none" and containers.kind_of(head) != ""
+
+    def look_into(self, read: ReadAt, size: int, profile: str = "secrets") -> frozenset[str]:
+        """What is to be said of a container's contents, as labels that policy rules match:
+        `secrets-in-archive`, `unreadable-document` and so on. Raises ScanError, OSError."""
+        kind = containers.kind_of(read(0, containers.HEAD))
+        if not kind or profile == "none":
+            return frozenset()
+        try:
+            found = containers.holds_findings(
+                read, size, lambda data: bool(self.engine.find(data, profile))
+            )
+        except containers.Unreadable:
+            return frozenset({f"unreadable-{kind}"})
+        return frozenset({f"secrets-in-{kind}"} if found else ())
 
     def findings(self, data: bytes, profile: str = "secrets") -> list[Finding]:
         """The findings in a whole file, as the path that serves files of its size has them.
