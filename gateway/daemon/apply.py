@@ -99,26 +99,47 @@ def check_version(
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a new file gets. `original` is a descriptor of the file that it replaces or comes from:
-    its owner, permission bits, ACL and xattrs are kept; what else is not None overrides them."""
+    """What a new file gets. `kept` are the extended attributes, ACL included, of the file that it
+    replaces or comes from; `xattrs` are set over them, None taking one away. What is None stays as
+    it is made."""
 
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
     times_ns: tuple[int, int] | None = None
     xattrs: tuple[tuple[bytes, bytes | None], ...] = ()
-    original: int | None = None
+    kept: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        original: int,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        times_ns: tuple[int, int] | None = None,
+        xattrs: tuple[tuple[bytes, bytes | None], ...] = (),
+    ) -> "Metadata":
+        """Those of an open file as they are now, but for what is given. Raises OSError."""
+        status = os.fstat(original)
+        return cls(
+            stat.S_IMODE(status.st_mode) if mode is None else mode,
+            status.st_uid if uid is None else uid,
+            status.st_gid if gid is None else gid,
+            times_ns,
+            xattrs,
+            all_xattrs(original),
+        )
 
     def give(self, fd: int) -> None:
         """Set it all on an open file or folder. Raises OSError."""
-        mode = self.mode
-        uid, gid = self.uid, self.gid
-        if self.original is not None:
-            status = os.fstat(self.original)
-            mode = stat.S_IMODE(status.st_mode) if mode is None else mode
-            uid = status.st_uid if uid is None else uid
-            gid = status.st_gid if gid is None else gid
-            _copy_xattrs(self.original, fd)
+        mode, uid, gid = self.mode, self.uid, self.gid
+        for name, value in self.kept:
+            try:
+                os.setxattr(fd, name, value)
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    raise
         own = os.fstat(fd)
         others = uid not in (None, own.st_uid) or gid not in (None, own.st_gid)
         if others and not _give_away(fd, uid, gid):
@@ -168,19 +189,22 @@ def _set_xattrs(target: int | str, xattrs: Iterable[tuple[bytes, bytes | None]])
                 os.removexattr(target, name)
 
 
-def _copy_xattrs(original: int, copy: int) -> None:
+def all_xattrs(fd: int) -> tuple[tuple[str, bytes], ...]:
+    """What an open file has of extended attributes that this process may see. Raises OSError."""
     try:
-        found = os.listxattr(original)
+        names = os.listxattr(fd)
     except OSError as error:
         if error.errno in _NOT_OURS:
-            return
+            return ()
         raise
-    for name in found:
+    found = []
+    for name in names:
         try:
-            os.setxattr(copy, name, os.getxattr(original, name))
+            found.append((name, os.getxattr(fd, name)))
         except OSError as error:
             if error.errno not in _NOT_OURS:
                 raise
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,7 +529,7 @@ class Batch:
             os.mkdir(name, 0o700, dir_fd=parent)
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
             try:
-                Metadata(original=removed).give(fd)
+                Metadata.of(removed).give(fd)
             finally:
                 os.close(fd)
         finally:

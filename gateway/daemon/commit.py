@@ -10,7 +10,7 @@ import hmac
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import trio
@@ -18,7 +18,7 @@ import trio
 from gateway import clock
 from gateway.audit.events import Event, show_name
 from gateway.daemon import closure, kernel, landing
-from gateway.daemon.apply import Metadata, MovedError
+from gateway.daemon.apply import Metadata, MovedError, all_xattrs
 from gateway.daemon.commits import Commit, CommitStore
 from gateway.daemon.landing import Job, Landing
 from gateway.daemon.review import Reviewed, Reviewer, Sides
@@ -76,6 +76,7 @@ class Committer:
         self._fs = workspace.fs
         self._lock = trio.Lock()
         self._digest_key = workspace.keys.derive("digest")
+        self._shared: dict[tuple[int, int], tuple[tuple[str, bytes], ...]] = {}
         self.reviewer = Reviewer(workspace.fs, workspace.redactor, self._digest_key)
 
     # -- review ----------------------------------------------------------------------------
@@ -262,6 +263,7 @@ class Committer:
                 self._all_failed(mine, outcome, error)
                 continue
             try:
+                self._shared = self._attributes_of_shared(projection, mine)
                 for group in self._in_order(closure.groups(mine)):
                     found = await self._commit_group(source, group, placeholders, outcome, touched)
                     for one in found:
@@ -293,6 +295,30 @@ class Committer:
         )  # fmt: skip
         await trio.to_thread.run_sync(result.result)
         return outcome
+
+    @staticmethod
+    def _attributes_of_shared(
+        projection: Projection, changes: Sequence[Change]
+    ) -> dict[tuple[int, int], tuple[tuple[str, bytes], ...]]:
+        """Extended attributes of source files that several changes are about, before any of them
+        lands: what one name gets shows at the others."""
+        places: dict[tuple[int, int], list[bytes]] = {}
+        for change in changes:
+            if change.old is not None and stat.S_ISREG(change.old.mode) and change.old_place:
+                places.setdefault((change.old.dev, change.old.ino), []).append(change.old_place)
+        found = {}
+        for identity, found_at in places.items():
+            if len(found_at) > 1:
+                try:
+                    fd, status = projection.source.open_file(found_at[0])
+                except OSError:
+                    continue  # its commit will say why
+                try:
+                    if status.identity == identity:
+                        found[identity] = all_xattrs(fd)
+                finally:
+                    os.close(fd)
+        return found
 
     def _log_landed(self, commit_id: str, landed: Sequence[Reviewed]) -> None:
         for reviewed in landed:
@@ -563,14 +589,13 @@ class Committer:
             original = sides.new.fd
         elif sides.source is not None and sides.source.fd >= 0:
             original = sides.source.fd
-        return Metadata(
-            stat.S_IMODE(item.mode),
-            item.uid,
-            item.gid,
-            times,
-            sides.xattrs,
-            original,
-        )
+        mode = stat.S_IMODE(item.mode)
+        if original is None:
+            return Metadata(mode, item.uid, item.gid, times, sides.xattrs)
+        found = Metadata.of(original, mode, item.uid, item.gid, times, sides.xattrs)
+        status = os.fstat(original)
+        kept = self._shared.get((status.st_dev, status.st_ino), found.kept)
+        return replace(found, kept=kept)
 
     def _folders(self, changes: Sequence[Change]) -> dict[bytes, Metadata]:
         """Folders of the agent's that the changes stand in: the source has to get them."""
