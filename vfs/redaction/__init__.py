@@ -8,6 +8,7 @@ data that the gateway hands in; nothing here reads a rule file or keeps a value.
 
 from vfs.redaction.engine import PROFILES, Engine
 from vfs.redaction.errors import ScanError
+from vfs.redaction.known import KnownValues
 from vfs.redaction.placeholders import Masker, find_candidates
 from vfs.redaction.redactor import SNAPSHOT_MAX, PlainReader, Redactor, Snapshot
 from vfs.redaction.restore import Restoration, Undecided
@@ -20,6 +21,7 @@ __all__ = [
     "SNAPSHOT_MAX",
     "Engine",
     "Finding",
+    "KnownValues",
     "MaskedReader",
     "Masker",
     "PlainReader",

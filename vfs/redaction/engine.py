@@ -19,6 +19,7 @@ import re2
 
 from vfs.redaction import bodies, propose
 from vfs.redaction.errors import ScanError
+from vfs.redaction.known import KnownValues
 from vfs.redaction.rules import Rule, regex
 from vfs.redaction.spans import Finding, Kind, Mark, pieces, union, without
 from vfs.redaction.validators import Validator, named
@@ -41,6 +42,11 @@ PROFILES: dict[str, frozenset[str]] = {
 """Profile name to the rule profiles that it takes; `none` never reaches the engine."""
 
 _PLACEHOLDER_HINT = b"(?i)mask[a-z0-9]{8}"
+
+SPECIFIC = 10
+"""Rules of this priority or more are a provider's own; what they find becomes a known value."""
+
+KNOWN_RULE, KNOWN_PRIORITY = "known-value", 5
 
 Live = Callable[[bytes], Sequence[tuple[int, int]]]
 """Finds the genuine placeholders in a text: sorted, disjoint offsets."""
@@ -102,13 +108,19 @@ class Engine:
         self.version = _version([c.rule for c in self._rules])
 
     def find(
-        self, data: bytes, profile: str = "secrets", *, live: Live | None = None
+        self,
+        data: bytes,
+        profile: str = "secrets",
+        *,
+        live: Live | None = None,
+        known: KnownValues | None = None,
+        learn: bool = False,
     ) -> list[Finding]:
         """The findings in `data`, sorted and disjoint; raises ScanError, KeyError for a profile.
 
         `live` recognises genuine placeholders, which are no finding.
         """
-        return self.scan(data, profile, live=live).findings
+        return self.scan(data, profile, live=live, known=known, learn=learn).findings
 
     def scan(
         self,
@@ -118,11 +130,14 @@ class Engine:
         live: Live | None = None,
         carry: str = "",
         origin: int = 0,
+        known: KnownValues | None = None,
+        learn: bool = False,
     ) -> Scan:
         """As `find`, for a window of a larger file.
 
         `carry` is the mode of the body that the window begins in, or empty; `origin` is the file
-        offset of `data[0]`.
+        offset of `data[0]`. The values of `known` are findings, too; with `learn`, which is for a
+        source's own bytes alone, what a provider's rule finds becomes one.
         """
         if len(data) > MAX_SCAN:
             raise ScanError(f"{len(data)} bytes are too many for one scan")
@@ -132,6 +147,8 @@ class Engine:
         try:
             for view in reversed(views(data)):
                 marks, covered = self._scan_view(view, proposer, rules, live, carry)
+                if known is not None:
+                    marks = self._with_known(view.text, marks, known, live, learn)
                 stride = view.stride
                 taken = [(f.start, f.end) for f in findings]
                 wide = [
@@ -192,6 +209,22 @@ class Engine:
         if hinted and live is not None:
             joined = without(joined, list(live(text)))
         return joined, covers
+
+    def _with_known(
+        self, text: bytes, marks: list[Mark], known: KnownValues, live: Live | None, learn: bool
+    ) -> list[Mark]:
+        if learn:
+            known.learn(
+                text[mark.start : mark.end]
+                for mark in marks
+                if mark.priority >= SPECIFIC and mark.kind in ("credential", "token")
+            )
+        spans = known.spans(text)
+        if not spans:
+            return marks
+        more = [Mark(start, end, KNOWN_PRIORITY, KNOWN_RULE, "credential") for start, end in spans]
+        joined = union([*marks, *more])
+        return joined if live is None else without(joined, list(live(text)))
 
     def _confirm(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vfs.redaction import containers
 from vfs.redaction.engine import PROFILES, Engine
+from vfs.redaction.known import KnownValues
 from vfs.redaction.placeholders import Masker
 from vfs.redaction.restore import Known, Mode, Restoration, restore
 from vfs.redaction.spans import Finding
@@ -49,20 +50,22 @@ class PlainReader:
 class Redactor:
     """Masks and restores with one engine and one key."""
 
-    def __init__(self, engine: Engine, masker: Masker) -> None:
+    def __init__(self, engine: Engine, masker: Masker, known: KnownValues | None = None) -> None:
         self.engine = engine
         self.masker = masker
+        self.known = known or KnownValues()
 
     @property
     def version(self) -> str:
-        """Changes with the rules and the engine: part of the key of whatever caches findings."""
-        return self.engine.version
+        """Changes with the rules, the engine and the known values: part of the key of whatever
+        caches findings."""
+        return f"{self.engine.version}.{self.known.generation}"
 
     def snapshot(self, data: bytes, profile: str = "secrets") -> Snapshot:
-        """Masks `data` as a whole; raises ScanError, KeyError for an unknown profile."""
+        """Masks a source's `data` as a whole; raises ScanError, KeyError for an unknown profile."""
         if profile == "none":
             return Snapshot(data, ())
-        findings = self.findings(data, profile)
+        findings = self.findings(data, profile, learn=True)
         return Snapshot(self.masker.mask(data, findings), tuple(findings))
 
     def reader(
@@ -73,7 +76,7 @@ class Redactor:
             return PlainReader(read, size)
         if profile not in PROFILES:
             raise KeyError(profile)
-        return MaskedReader(read, size, self.engine, self.masker, profile)
+        return MaskedReader(read, size, self.engine, self.masker, profile, self.known, learn=True)
 
     def container(self, head: bytes, profile: str = "secrets") -> bool:
         """True for the beginning of a file that has to be looked into, not only masked."""
@@ -87,24 +90,28 @@ class Redactor:
             return frozenset()
         try:
             found = containers.holds_findings(
-                read, size, lambda data: bool(self.engine.find(data, profile))
+                read, size, lambda data: bool(self.engine.find(data, profile, known=self.known))
             )
         except containers.Unreadable:
             return frozenset({f"unreadable-{kind}"})
         return frozenset({f"secrets-in-{kind}"} if found else ())
 
-    def findings(self, data: bytes, profile: str = "secrets") -> list[Finding]:
+    def findings(
+        self, data: bytes, profile: str = "secrets", *, learn: bool = False
+    ) -> list[Finding]:
         """The findings in a whole file, as the path that serves files of its size has them.
 
-        Raises ScanError.
+        `learn` only from a source's own bytes. Raises ScanError.
         """
         if profile == "none":
             return []
         if len(data) <= SNAPSHOT_MAX:
-            return self.engine.find(data, profile, live=self.masker.live_spans)
+            return self.engine.find(
+                data, profile, live=self.masker.live_spans, known=self.known, learn=learn
+            )
         reader = MaskedReader(
             lambda offset, size: data[offset : offset + size],
-            len(data), self.engine, self.masker, profile,
+            len(data), self.engine, self.masker, profile, self.known, learn=learn,
         )  # fmt: skip
         return reader.findings_in(0, len(data))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from vfs.redaction.bodies import CARRY_TEXT
 from vfs.redaction.engine import Engine
 from vfs.redaction.errors import ScanError
+from vfs.redaction.known import KnownValues
 from vfs.redaction.placeholders import Masker
 from vfs.redaction.spans import Finding
 
@@ -40,12 +41,22 @@ class MaskedReader:
     """One version of a file. Whoever notices that the source changed makes a new reader."""
 
     def __init__(
-        self, read: ReadAt, size: int, engine: Engine, masker: Masker, profile: str = "secrets"
+        self,
+        read: ReadAt,
+        size: int,
+        engine: Engine,
+        masker: Masker,
+        profile: str = "secrets",
+        known: KnownValues | None = None,
+        *,
+        learn: bool = False,
     ) -> None:
         self._read = read
         self._engine = engine
         self._masker = masker
         self._profile = profile
+        self._known = known
+        self._learn = learn
         self._lock = threading.Lock()
         self._blocks: OrderedDict[int, tuple[bytes, tuple[Finding, ...]]] = OrderedDict()
         self._carries: dict[int, str] = {0: ""}
@@ -105,8 +116,9 @@ class MaskedReader:
         low, high = max(0, start - MARGIN), min(end + MARGIN, self.size)
         window = self._exactly(low, high - low)
         scan = self._engine.scan(
-            window, self._profile, live=self._masker.live_spans, carry=carry, origin=low
-        )
+            window, self._profile, live=self._masker.live_spans, carry=carry, origin=low,
+            known=self._known, learn=self._learn,
+        )  # fmt: skip
         next_low = end - MARGIN - low
         modes = {c.mode for c in scan.covers if c.start < next_low < c.end}
         handed = next((mode for mode in ("pem", "wrapped", "base64", "word") if mode in modes), "")
