@@ -15,7 +15,7 @@ def _check(check: str, ok: bool, detail: str, fix: str = "", *, required: bool) 
 def checks(places: Places) -> list[dict[str, Any]]:
     """Every check as `{check, ok, detail, fix, required}`; only required ones must hold."""
     return [
-        _python(), _fuse_device(), _fusermount(), _pyfuse3(), _scanner(), _keyring(),
+        _python(), _fuse_device(), _fusermount(), _pyfuse3(), _scanner(places), _keyring(),
         _policy(places), _state(places), _bubblewrap(),
     ]  # fmt: skip
 
@@ -54,11 +54,19 @@ def _pyfuse3() -> dict[str, Any]:
     return _check("pyfuse3", True, adapter.LIBRARY, required=True)
 
 
-def _scanner() -> dict[str, Any]:
+def _scanner(places: Places) -> dict[str, Any]:
     try:
+        from gateway.daemon import rulepacks
         from gateway.daemon.redaction import build_engine
+        from policies.packs import PackError
+        from vfs.redaction import RuleError
 
-        engine = build_engine(None)
+        try:
+            rules = rulepacks.load(rulepacks.folders(places))
+            engine = build_engine(rules, None)
+        except (PackError, RuleError) as error:
+            fix = "mend the rule pack, or move it out of its folder"
+            return _check("scanner", False, str(error), fix, required=True)
         findings = engine.find(b"github_token = ghp_" + b"16C7e42F292c6912E7710c838347Ae178B4a\n")
     except Exception as error:
         fix = "pip install hyperscan google-re2"

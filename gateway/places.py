@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.errors import GrantfsError, UsageError
 
 MANAGED_POLICY = Path("/etc/grantfs/policy.d")
+MANAGED_RULES = Path("/etc/grantfs/rules.d")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -41,6 +42,11 @@ class Places:
     mounts: Path
     managed_policy: tuple[Path, ...]
     user_policy: Path
+
+    @property
+    def user_rules(self) -> Path:
+        """Folder of the user's own rule packs."""
+        return self.config / "rules.d"
 
     @classmethod
     def from_environment(cls) -> "Places":

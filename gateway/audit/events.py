@@ -170,8 +170,15 @@ VOCABULARY: Final[Mapping[Event, Declared]] = {
         {"commit": str, "undoes": str, "phase": str, "restored": int, "conflicts": int},
     ),
     Event.POLICY: Declared(
-        "a policy file came into force, changed, or was refused",
-        {"layer": str, "file": str, "policy_version": str, "rules": int, "why": str},
+        "a policy file or rule pack came into force, changed, or was refused",
+        {
+            "layer": str,
+            "file": str,
+            "policy_version": str,
+            "rules_version": str,
+            "rules": int,
+            "why": str,
+        },
     ),
     Event.GAP: Declared(
         "events are missing here, or the log could not be written for a while",

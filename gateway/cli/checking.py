@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from gateway.cli.context import State, forms, pass_state, printable, shared
-from gateway.errors import EXIT_FAILED
+from gateway.errors import EXIT_FAILED, GrantfsError
+from gateway.places import Places
 
 
 @click.command()
@@ -38,7 +39,7 @@ def _scan_in_workspaces(state: State, paths: tuple[str, ...]) -> list[dict[str, 
             found += state.call(name, "scan", paths=[forms(path)]).result
             continue
         if redactor is None:
-            redactor = _local_redactor()
+            redactor = _local_redactor(state.places)
         from gateway.scanning import scan_path
 
         found += scan_path(redactor, os.fsencode(os.path.realpath(absolute)))
@@ -55,14 +56,20 @@ def _mounted_in(state: State, absolute: str) -> str | None:
     return None
 
 
-def _local_redactor() -> Any:
+def _local_redactor(places: Places) -> Any:
     import secrets
 
+    from gateway.daemon import rulepacks
     from gateway.daemon.redaction import build_engine
-    from vfs.redaction import Masker, Redactor
+    from policies.packs import PackError
+    from vfs.redaction import Masker, Redactor, RuleError, ScanError
 
+    try:
+        engine = build_engine(rulepacks.load(rulepacks.folders(places)), None)
+    except (PackError, RuleError, ScanError) as error:
+        raise GrantfsError(f"{error}; mend it and try again") from error
     # The key makes placeholders, of which a scan makes none that anybody sees.
-    return Redactor(build_engine(None), Masker(secrets.token_bytes(32)))
+    return Redactor(engine, Masker(secrets.token_bytes(32)))
 
 
 @click.command()

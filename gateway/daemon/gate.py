@@ -5,7 +5,7 @@ live grants with their ends, rebuilt when a grant changes.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from gateway import clock
@@ -66,6 +66,7 @@ class WorkspaceGate:
         self._subjects: dict[int, str] = {}
         self._ids: dict[int, str] = {}
         self._changes = 0
+        self.serves_plain: Callable[[bytes], bool] = lambda _host_path: False
         self.refresh()
 
     def refresh(self) -> None:
@@ -114,12 +115,15 @@ class WorkspaceGate:
         return allowed
 
     def profile(self, projection: int, host_path: bytes) -> str:
-        """The strictest redaction profile that a live grant or a rule on the path asks for."""
+        """The strictest redaction profile that a live grant or a rule on the path asks for; `none`
+        for what the user's rule packs take out of masking, unless policy has it masked."""
         profiles = {term.profile for term in self._terms.get(projection, ())}
         subject = self._subjects.get(projection)
         rule = self.engine.decide(Query("read", host_path, subject=subject), granted=True).redact
         if rule is not None:
             profiles.add(rule)
+        elif self.serves_plain(host_path):
+            return "none"
         return strictest(profiles)
 
     def hidden(self, projection: int, host_path: bytes) -> bool:

@@ -90,6 +90,8 @@ class Handlers:
         workspace = self._workspace
         found = list(workspace.warnings)
         found += [f"policy: {problem}" for problem in workspace.policies.problems]
+        if workspace.rules_problem is not None:
+            found.append(f"rule packs: {workspace.rules_problem}; the last good ones stay in force")
         if workspace.log.failed is not None:
             found.append(f"the log cannot be written: {workspace.log.failed}")
         return found

@@ -39,6 +39,7 @@ from gateway.daemon.state import create_state, lock, with_start
 from gateway.daemon.workspace import Workspace
 from gateway.errors import GrantfsError
 from gateway.places import Places, make_private
+from policies.packs import PackError
 from policies.parse import PolicyError
 from vfs.redaction import RuleError, ScanError
 
@@ -225,7 +226,7 @@ def serve(start: messages.StartUp) -> None:
         made_mountpoint = prepare_mountpoint(chosen.mountpoint)
         try:
             workspace = Workspace(folder, places, chosen, new=new)
-        except (PolicyError, RuleError, ScanError) as error:
+        except (PackError, PolicyError, RuleError, ScanError) as error:
             raise GrantfsError(f"{error}; mend it and try again") from error
         daemon = Daemon(workspace, start, stale)
         _run(daemon, ready)

@@ -8,29 +8,34 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 
 from gateway.authority.keys import Keys
+from gateway.daemon.rulepacks import Rules
 from gateway.errors import GrantfsError
-from policies.packs import builtin_rules
-from vfs.redaction import Engine, KnownValues, Masker, Redactor, from_mapping
+from vfs.redaction import PROFILES, Engine, KnownValues, Masker, Redactor, from_mapping
 
 log = logging.getLogger(__name__)
 
 
-def build_engine(cache: Path | None) -> Engine:
-    """The scanner over the shipped packs; its compiled form is kept in *cache*.
+def build_engine(rules: Rules, cache: Path | None) -> Engine:
+    """The scanner over all packs; its compiled form is kept in *cache*.
 
-    Raises PackError or RuleError if a pack is bad, ScanError if the engine cannot be made.
+    Raises RuleError or ScanError if it cannot be made of these rules.
     """
-    return Engine((from_mapping(fields, trusted=True) for fields in builtin_rules()), cache)
+    shipped = [from_mapping(fields, trusted=True) for fields in rules.shipped]
+    engine = Engine([*shipped, *map(from_mapping, rules.own)], cache, rules.allowed_values)
+    if rules.own:
+        for profile in PROFILES:
+            engine.find(b"", profile)  # compiles: what hyperscan refuses is found now
+    return engine
 
 
-def build_redactor(keys: Keys, folder: Path) -> Redactor:
+def build_redactor(keys: Keys, rules: Rules, folder: Path) -> Redactor:
     """The workspace's redactor; its known values are sealed in the state *folder*.
 
     Raises GrantfsError where what is there does not open with the workspace's key.
     """
     known = _SealedValues(folder / "known.sealed", keys)
     return Redactor(
-        build_engine(folder),
+        build_engine(rules, folder),
         Masker(keys.derive("placeholder")),
         KnownValues(known.load(), known.save),
     )
@@ -44,12 +49,12 @@ class _SealedValues:
     def __init__(self, path: Path, keys: Keys) -> None:
         self._path, self._keys = path, keys
 
-    def load(self) -> list[bytes]:
+    def load(self) -> dict[bytes, str]:
         """What was learned before. Raises GrantfsError."""
         try:
             sealed = self._path.read_bytes()
         except FileNotFoundError:
-            return []
+            return {}
         try:
             found = json.loads(self._keys.unseal(sealed, self._LABEL))
         except (InvalidTag, ValueError):
@@ -58,11 +63,12 @@ class _SealedValues:
                 f"{self._path} is damaged: without it values that are known to be secret would"
                 " show; remove it to learn them anew from what is read"
             ) from None
-        return [base64.b64decode(value) for value in found]
+        return {base64.b64decode(value): rule for value, rule in found.items()}
 
-    def save(self, values: list[bytes]) -> None:
+    def save(self, values: dict[bytes, str]) -> None:
         """Replace the file; on a full disk the values stay in memory, where they are in force."""
-        plain = json.dumps([base64.b64encode(value).decode() for value in values]).encode()
+        coded = {base64.b64encode(value).decode(): rule for value, rule in values.items()}
+        plain = json.dumps(coded).encode()
         temporary = self._path.with_suffix(".new")
         try:
             temporary.touch(mode=0o600)

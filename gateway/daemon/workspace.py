@@ -18,20 +18,22 @@ from gateway.audit import AuditLog
 from gateway.audit.events import Event, show_name
 from gateway.authority import keys as keystore
 from gateway.authority.grants import AccessName, Grant, GrantStore
-from gateway.daemon import kernel, sources
+from gateway.daemon import kernel, rulepacks, sources
 from gateway.daemon.commits import CommitStore
 from gateway.daemon.gate import WorkspaceGate
-from gateway.daemon.redaction import build_redactor
+from gateway.daemon.redaction import build_engine, build_redactor
 from gateway.daemon.reserve import Reserve
 from gateway.errors import GrantfsError, NotFoundError, RefusedError, UsageError
 from gateway.places import Places
 from gateway.settings import Settings
 from policies.files import ManagedFolder
 from policies.loader import PolicySet
+from policies.packs import PackError
 from vfs import names
 from vfs.admission import Audience
 from vfs.filesystem import Filesystem
 from vfs.projection import Projection
+from vfs.redaction import Engine, RuleError, ScanError
 from vfs.source import Source
 from vfs.stage.quota import Limits
 from vfs.virtual import ROOT_INO
@@ -133,7 +135,13 @@ class Workspace:
         )
         self.grants = GrantStore(folder / "grants.db", self.keys, chosen.id)
         self.gate = WorkspaceGate(self.grants, self.policies, self.log)
-        self.redactor = build_redactor(self.keys, folder)
+        self._pack_folders = rulepacks.folders(places)
+        self._packs_seen = rulepacks.stamp(self._pack_folders)
+        self.rules_problem: str | None = None
+        rules = rulepacks.load(self._pack_folders)
+        self.gate.serves_plain = rules.serves_plain
+        self.redactor = build_redactor(self.keys, rules, folder)
+        self._folder = folder
         self.fs = Filesystem(
             folder,
             self.gate,
@@ -528,6 +536,10 @@ class Workspace:
             await trio.sleep(0.5)
             if self.policies.changed():
                 await self.reload_policy()
+            seen = await trio.to_thread.run_sync(rulepacks.stamp, self._pack_folders)
+            if seen != self._packs_seen:
+                self._packs_seen = seen
+                await self.reload_rules()
 
     async def reload_policy(self) -> None:
         """Read policy again; a file that stops parsing leaves the last good one in force."""
@@ -542,6 +554,28 @@ class Workspace:
             # What is hidden now must leave the kernel's caches, and maps with it.
             for projection in list(self.fs.projections.values()):
                 await self._end_or_narrow(projection)
+
+    async def reload_rules(self) -> None:
+        """Read the rule packs again; while one cannot be used the last good ones stay in force."""
+
+        def read() -> tuple[rulepacks.Rules, Engine]:
+            rules = rulepacks.load(self._pack_folders)
+            return rules, build_engine(rules, self._folder)
+
+        try:
+            rules, engine = await trio.to_thread.run_sync(read)
+        except (PackError, RuleError, ScanError) as error:
+            self.rules_problem = str(error)
+            self.log.append(Event.POLICY, outcome="failed", detail={"why": str(error)})
+            return
+        self.rules_problem = None
+        self.gate.serves_plain = rules.serves_plain
+        self.redactor.use(engine)
+        self.gate.refresh()
+        self.log.append(Event.POLICY, detail={"rules_version": engine.version[:16]})
+        # What is masked now must leave the kernel's caches, and maps with it.
+        for projection in list(self.fs.projections.values()):
+            await self._end_or_narrow(projection)
 
     async def keep_house(self) -> None:
         """Now and then give the disk what nothing names any more, and take back of it what it had

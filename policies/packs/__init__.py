@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from policies.paths import Glob
 
 VALIDATORS = frozenset(
     {"entropy", "length", "not-stand-in", "not-code", "not-name", "not-path", "not-label", "mixed",
@@ -37,6 +47,11 @@ class PackError(ValueError):
         self.file = file
         self.where = where
         self.reason = reason
+
+
+def _glob(text: str) -> str:
+    Glob.parse(text)
+    return text
 
 
 class _Model(BaseModel):
@@ -118,13 +133,22 @@ class PackRule(_Model):
         return names
 
 
+class Allow(_Model):
+    """What is not masked although a rule finds it: whole values, and files by globs of host paths
+    as in a policy's `pathGlob`."""
+
+    values: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    paths: tuple[Annotated[str, AfterValidator(_glob)], ...] = ()
+
+
 class Pack(_Model):
     """A pack file's contents."""
 
     format: Literal[1]
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
     description: str = ""
-    pack_rules: Annotated[tuple[PackRule, ...], Field(alias="rules")]
+    pack_rules: Annotated[tuple[PackRule, ...], Field(alias="rules")] = ()
+    allow: Allow = Allow()
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> "Pack":

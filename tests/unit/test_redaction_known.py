@@ -69,12 +69,25 @@ def test_generic_findings_and_keys_teach_nothing(redactor: Redactor, data: bytes
 
 
 def test_what_is_kept_is_told_and_taken_up() -> None:
-    kept: list[list[bytes]] = []
-    first = Redactor(ENGINE, Masker(b"k" * 32), KnownValues((), kept.append))
+    kept: list[dict[bytes, str]] = []
+    first = Redactor(ENGINE, Masker(b"k" * 32), KnownValues({}, kept.append))
     first.snapshot(WITH_RULE + NAMED)
     assert sorted(kept[-1]) == sorted([TOKEN, HEX])
     second = Redactor(ENGINE, Masker(b"k" * 32), KnownValues(kept[-1]))
     assert HEX not in second.snapshot(BARE).data
+
+
+def test_what_no_rule_or_an_allow_list_stands_behind_is_forgotten(redactor: Redactor) -> None:
+    redactor.snapshot(NAMED)
+    assert HEX not in redactor.snapshot(BARE).data
+    others = [p for p in builtin_rules() if p["id"] != "twilio-auth-token"]
+    redactor.use(Engine(from_mapping(plain, trusted=True) for plain in others))
+    assert redactor.snapshot(BARE).data == BARE
+    redactor.use(ENGINE)
+    redactor.snapshot(NAMED)
+    rules = [from_mapping(plain, trusted=True) for plain in builtin_rules()]
+    redactor.use(Engine(rules, allowed=frozenset({HEX})))
+    assert redactor.snapshot(BARE + NAMED).data == BARE + NAMED
 
 
 def test_live_placeholders_are_left_alone(redactor: Redactor) -> None:
@@ -83,7 +96,7 @@ def test_live_placeholders_are_left_alone(redactor: Redactor) -> None:
 
 
 def test_overlapping_occurrences_and_prefixes() -> None:
-    known = KnownValues([b"abcdefghijkl0123", b"ghijkl0123456789"])
+    known = KnownValues({b"abcdefghijkl0123": "a", b"ghijkl0123456789": "b"})
     assert sorted(known.spans(b"--abcdefghijkl0123456789--")) == [(2, 18), (8, 24)]
 
 

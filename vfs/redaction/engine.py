@@ -95,17 +95,28 @@ class _Compiled:
 
 
 class Engine:
-    """Finds secrets by `rules`. `cache_dir` keeps compiled databases between runs."""
+    """Finds secrets by `rules`. `cache_dir` keeps compiled databases between runs; a value of
+    `allowed` is no finding."""
 
-    def __init__(self, rules: Iterable[Rule], cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        cache_dir: Path | None = None,
+        allowed: frozenset[bytes] = frozenset(),
+    ) -> None:
         self._rules = tuple(_Compiled(rule) for rule in rules)
         self._cache_dir = cache_dir
+        self._allowed = allowed
         self._lock = threading.Lock()
         self._proposers: dict[str, tuple[propose.Proposer, list[_Compiled]]] = {}
         self._carried: dict[str, Rule] = {
             c.rule.extend: c.rule for c in self._rules if c.rule.extend
         }
-        self.version = _version([c.rule for c in self._rules])
+        self.version = _version([c.rule for c in self._rules], allowed)
+
+    def knows(self, value: bytes, rule: str) -> bool:
+        """True if a value that *rule* once found would still count as a finding of it."""
+        return value not in self._allowed and any(c.rule.id == rule for c in self._rules)
 
     def find(
         self,
@@ -205,6 +216,8 @@ class Engine:
             compiled = rules[index]
             for low, high in _windows(found, compiled, len(text)):
                 attempts -= self._confirm(text, low, high, compiled, marks, covers, attempts)
+        if self._allowed:
+            marks = [mark for mark in marks if text[mark.start : mark.end] not in self._allowed]
         joined = _without_key_gaps(marks, covers)
         if hinted and live is not None:
             joined = without(joined, list(live(text)))
@@ -215,7 +228,7 @@ class Engine:
     ) -> list[Mark]:
         if learn:
             known.learn(
-                text[mark.start : mark.end]
+                (text[mark.start : mark.end], mark.rule)
                 for mark in marks
                 if mark.priority >= SPECIFIC and mark.kind in ("credential", "token")
             )
@@ -326,11 +339,12 @@ def _without_key_gaps(marks: list[Mark], covers: list[Cover]) -> list[Mark]:
     return union(keys + without(others, holes))
 
 
-def _version(rules: list[Rule]) -> str:
+def _version(rules: list[Rule], allowed: frozenset[bytes]) -> str:
     """A hash of what decides the findings; equal rules in another order count as equal."""
     plain = sorted(
         json.dumps(asdict(rule) | {"profiles": sorted(rule.profiles)}, sort_keys=True)
         for rule in rules
     )
-    text = "\n".join([str(REVISION), propose.library_version(), *plain])
+    exempt = [hashlib.sha256(value).hexdigest() for value in sorted(allowed)]
+    text = "\n".join([str(REVISION), propose.library_version(), *plain, *exempt])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -6,7 +6,7 @@ memory; whoever makes a `KnownValues` is told of each change, and may keep them 
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from vfs.redaction.propose import Proposer
 from vfs.redaction.validators import entropy
@@ -27,20 +27,21 @@ class KnownValues:
 
     def __init__(
         self,
-        values: Iterable[bytes] = (),
-        changed: Callable[[list[bytes]], None] = lambda _values: None,
+        values: Mapping[bytes, str] | None = None,
+        changed: Callable[[dict[bytes, str]], None] = lambda _values: None,
     ) -> None:
+        """`values` with the rule that each was found by; `changed` is given all of them."""
         self._lock = threading.Lock()
         self._changed = changed
-        self._values = dict.fromkeys(values)
+        self._values = dict(values or {})
         self._finder: tuple[Proposer, list[bytes]] | None = None
         self.generation = 0
 
-    def learn(self, values: Iterable[bytes]) -> None:
-        """Add what is long and random enough."""
+    def learn(self, found: Iterable[tuple[bytes, str]]) -> None:
+        """Add of the values, each with its rule, what is long and random enough."""
         fresh = [
-            value
-            for value in dict.fromkeys(values)
+            (value, rule)
+            for value, rule in found
             if value not in self._values
             and MIN_LENGTH <= len(value) <= MAX_LENGTH
             and entropy(value) >= MIN_ENTROPY
@@ -49,14 +50,24 @@ class KnownValues:
             return
         with self._lock:
             before = len(self._values)
-            for value in fresh:
+            for value, rule in fresh:
                 if len(self._values) < MAX_VALUES:
-                    self._values[value] = None
-            if len(self._values) == before:
-                return
-            self._finder = None
-            self.generation += 1
-            self._changed(list(self._values))
+                    self._values[value] = rule
+            if len(self._values) != before:
+                self._has_changed()
+
+    def retain(self, holds: Callable[[bytes, str], bool]) -> None:
+        """Forget the values of which this is not true: their rule is gone, or they are allowed."""
+        with self._lock:
+            kept = {value: rule for value, rule in self._values.items() if holds(value, rule)}
+            if len(kept) != len(self._values):
+                self._values = kept
+                self._has_changed()
+
+    def _has_changed(self) -> None:
+        self._finder = None
+        self.generation += 1
+        self._changed(dict(self._values))
 
     def spans(self, text: bytes) -> list[tuple[int, int]]:
         """Where known values stand in a text, unsorted. Raises ScanError."""

@@ -54,6 +54,12 @@ class Redactor:
         self.engine = engine
         self.masker = masker
         self.known = known or KnownValues()
+        self.known.retain(engine.knows)
+
+    def use(self, engine: Engine) -> None:
+        """Find by other rules from now on; whoever holds masked bytes sees it by `version`."""
+        self.engine = engine
+        self.known.retain(engine.knows)
 
     @property
     def version(self) -> str:
