@@ -59,7 +59,7 @@ def _scanner(places: Places) -> dict[str, Any]:
         from gateway.daemon import rulepacks
         from gateway.daemon.redaction import build_engine
         from policies.packs import PackError
-        from vfs.redaction import RuleError
+        from vfs.redaction import RuleError, propose
 
         try:
             rules = rulepacks.load(rulepacks.folders(places))
@@ -72,6 +72,8 @@ def _scanner(places: Places) -> dict[str, Any]:
         fix = "pip install hyperscan google-re2"
         return _check("scanner", False, f"{type(error).__name__}: {error}", fix, required=True)
     detail = "finds secrets" if findings else "found no secret in a text that holds one"
+    if findings and propose.hyperscan is None:
+        detail += "; hyperscan is missing, and a slower engine serves: pip install hyperscan"
     return _check("scanner", bool(findings), detail, "reinstall grantfs", required=True)
 
 

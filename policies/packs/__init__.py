@@ -36,7 +36,7 @@ MAX_FILE = 4 << 20
 """Bytes of a pack file."""
 
 
-_NOT_FOR_THE_ENGINE = frozenset({"description", "keywords", "examples"})
+_NOT_FOR_THE_ENGINE = frozenset({"description", "examples"})
 
 
 class PackError(ValueError):

@@ -20,6 +20,7 @@ import re2
 from vfs.redaction import bodies, propose
 from vfs.redaction.errors import ScanError
 from vfs.redaction.known import KnownValues
+from vfs.redaction.propose_slow import SlowProposer
 from vfs.redaction.rules import Rule, regex
 from vfs.redaction.spans import Finding, Kind, Mark, pieces, union, without
 from vfs.redaction.validators import Validator, named
@@ -108,7 +109,7 @@ class Engine:
         self._cache_dir = cache_dir
         self._allowed = allowed
         self._lock = threading.Lock()
-        self._proposers: dict[str, tuple[propose.Proposer, list[_Compiled]]] = {}
+        self._proposers: dict[str, tuple[propose.Proposer | SlowProposer, list[_Compiled]]] = {}
         self._carried: dict[str, Rule] = {
             c.rule.extend: c.rule for c in self._rules if c.rule.extend
         }
@@ -180,7 +181,7 @@ class Engine:
             raise ScanError(f"the scan stopped: {type(error).__name__}") from None
         return Scan([piece for f in findings for piece in pieces(f, origin)], covers)
 
-    def _proposer(self, profile: str) -> tuple[propose.Proposer, list[_Compiled]]:
+    def _proposer(self, profile: str) -> tuple[propose.Proposer | SlowProposer, list[_Compiled]]:
         wanted = PROFILES[profile]
         with self._lock:
             known = self._proposers.get(profile)
@@ -188,8 +189,12 @@ class Engine:
                 rules = [c for c in self._rules if c.rule.profiles & wanted]
                 patterns = [(c.rule.anchor or c.rule.pattern).encode("ascii") for c in rules]
                 gaps = [c.rule.window for c in rules]
-                proposer = propose.Proposer(
-                    [*patterns, _PLACEHOLDER_HINT], [*gaps, 1 << 30], self._cache_dir
+                keywords = [tuple(word.encode() for word in c.rule.keywords) for c in rules]
+                proposer = propose.make(
+                    [*patterns, _PLACEHOLDER_HINT],
+                    [*gaps, 1 << 30],
+                    self._cache_dir,
+                    [*keywords, (b"mask",)],
                 )
                 known = self._proposers[profile] = (proposer, rules)
         return known
@@ -197,7 +202,7 @@ class Engine:
     def _scan_view(
         self,
         view: View,
-        proposer: propose.Proposer,
+        proposer: propose.Proposer | SlowProposer,
         rules: list[_Compiled],
         live: Live | None,
         carry: str,

@@ -8,7 +8,8 @@ memory; whoever makes a `KnownValues` is told of each change, and may keep them 
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from vfs.redaction.propose import Proposer
+from vfs.redaction import propose
+from vfs.redaction.propose_slow import SlowProposer
 from vfs.redaction.validators import entropy
 
 MIN_LENGTH = 12
@@ -34,7 +35,7 @@ class KnownValues:
         self._lock = threading.Lock()
         self._changed = changed
         self._values = dict(values or {})
-        self._finder: tuple[Proposer, list[bytes]] | None = None
+        self._finder: tuple[propose.Proposer | SlowProposer, list[bytes]] | None = None
         self.generation = 0
 
     def learn(self, found: Iterable[tuple[bytes, str]]) -> None:
@@ -80,10 +81,10 @@ class KnownValues:
             found += [(end - size, end) for end, _last in ranges]
         return found
 
-    def _ready(self) -> tuple[Proposer, list[bytes]]:
+    def _ready(self) -> tuple[propose.Proposer | SlowProposer, list[bytes]]:
         with self._lock:
             if self._finder is None:
                 values = list(self._values)
                 patterns = [b"".join(b"\\x%02x" % byte for byte in value) for value in values]
-                self._finder = Proposer(patterns, [0] * len(values)), values
+                self._finder = propose.make(patterns, [0] * len(values)), values
             return self._finder

@@ -12,19 +12,36 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-import hyperscan
-
 from vfs.redaction.errors import ScanError
+from vfs.redaction.propose_slow import SlowProposer
+
+hyperscan: Any
+try:
+    hyperscan = import_module("hyperscan")
+except ImportError:  # no wheel for this machine
+    hyperscan = None
 
 MAX_EVENTS = 8_000_000
 """Reported ends in one scan. At some 0.3 µs each this is seconds; beyond it the scan is refused."""
 
 Ranges = dict[int, list[list[int]]]
 """For each pattern's index, ranges `[first, last]` of reported ends, in order."""
+
+
+def make(
+    patterns: Sequence[bytes],
+    gaps: Sequence[int],
+    cache_dir: Path | None = None,
+    keywords: Sequence[Sequence[bytes]] = (),
+) -> "Proposer | SlowProposer":
+    """The proposer for this machine. Raises ScanError if a pattern is refused."""
+    if hyperscan is None:
+        return SlowProposer(patterns, gaps, keywords)
+    return Proposer(patterns, gaps, cache_dir)
 
 
 class Proposer:
@@ -74,7 +91,9 @@ class Proposer:
 
 
 def library_version() -> str:
-    """The wheel's version and that of the library inside it."""
+    """The wheel's version and that of the library inside it; `re2` where there is none."""
+    if hyperscan is None:
+        return "re2"
     database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
     database.compile(expressions=[b"a"], ids=[0], flags=[0])
     return f"{metadata.version('hyperscan')} {database.info()!r}"

@@ -32,7 +32,8 @@ class Rule:
     `pattern` is RE2 syntax over bytes; its group `secret` (or the whole match) is what is hidden.
     `anchor`, if given, is a cheaper pattern that lies within every match of `pattern` and proposes
     it; `window` bounds, in bytes, how far a match may reach before and behind the end of what
-    proposed it. `priority` decides whose name an overlap bears. `validators` all have to agree.
+    proposed it. One of `keywords`, in small letters, stands in every match (none: any text may hold
+    one). `priority` decides whose name an overlap bears. `validators` all have to agree.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Rule:
     profiles: frozenset[str] = frozenset({"secrets"})
     extend: Extend = ""
     priority: int = 10
+    keywords: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises RuleError for a pattern, a validator or a number that the engine refuses."""
@@ -80,6 +82,7 @@ def from_mapping(fields: Mapping[str, Any], *, trusted: bool = False) -> Rule:
         raise RuleError(f"rule {fields['id']}: unknown extend {fields['extend']!r}")
     plain = dict(fields)
     plain["validators"] = tuple(plain.get("validators", ()))
+    plain["keywords"] = tuple(word.lower() for word in plain.get("keywords", ()))
     plain["profiles"] = frozenset(plain.get("profiles", ("secrets",)))
     rule = Rule(**plain)
     if not trusted:
