@@ -23,7 +23,16 @@ from pydantic import (
 
 from policies.paths import Glob
 
-VALIDATORS = frozenset(
+_NUMBERS = frozenset(
+    {"email", "card", "iban", "phone", "us-ssn", "us-itin", "uk-nino", "uk-nhs", "ca-sin",
+     "de-tax-id", "fr-nir", "it-cf", "es-dni", "pl-pesel", "nl-bsn", "se-pnr", "fi-hetu",
+     "no-fnr", "be-nn", "br-cpf", "br-cnpj", "ar-cuit", "cl-rut", "in-aadhaar", "cn-id",
+     "jp-my-number", "kr-rrn", "sg-nric", "au-tfn", "au-medicare", "za-id", "tr-kimlik",
+     "il-id", "ru-snils", "th-id"}
+)  # fmt: skip
+"""Check digits and forms of personal numbers."""
+
+VALIDATORS = _NUMBERS | frozenset(
     {"entropy", "length", "not-stand-in", "not-code", "not-name", "not-path", "not-label", "mixed",
      "random", "symbols", "jwt", "wrapped-key", "luhn", "mod97"}
 )  # fmt: skip

@@ -27,17 +27,18 @@ GOOD: dict[str, Any] = {
 @pytest.mark.parametrize(("rule", "plain"), RULES, ids=lambda value: getattr(value, "id", ""))
 def test_examples_of_shipped_rules(rule: PackRule, plain: dict[str, Any]) -> None:
     alone = Engine([from_mapping(plain)])
+    profile = {"secrets": "secrets", "pii": "secrets+pii", "strict": "strict"}[rule.profiles[0]]
     for example in rule.examples.match:
         data = example.text.encode()
         assert any(word in example.text.lower() for word in map(str.lower, rule.keywords))
-        found = alone.find(data)
+        found = alone.find(data, profile)
         assert found, example.text
         if example.secret is not None:
             start = data.index(example.secret.encode())
-            hidden = {at for f in ALL.find(data) for at in range(f.start, f.end)}
+            hidden = {at for f in ALL.find(data, profile) for at in range(f.start, f.end)}
             assert hidden.issuperset(range(start, start + len(example.secret.encode())))
     for example in rule.examples.no_match:
-        assert not alone.find(example.text.encode()), example.text
+        assert not alone.find(example.text.encode(), profile), example.text
 
 
 def test_every_shipped_rule_says_what_it_must_not_match_or_is_new() -> None:

@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+from vfs.redaction import identity_numbers
+
 Validator = Callable[[bytes], bool]
 
 _STAND_INS = (
@@ -195,6 +197,18 @@ def _mod97(value: bytes) -> bool:
     return int("".join(str(int(chr(c), 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 
 
+def _number(check: Validator) -> Validator:
+    """A check digit's function for whatever a rule matched, of any length."""
+
+    def agrees(value: bytes) -> bool:
+        try:
+            return check(value)
+        except (IndexError, KeyError, ValueError):
+            return False
+
+    return agrees
+
+
 _WITH_NUMBER: dict[str, Callable[[bytes, float], bool]] = {
     "entropy": _entropy_at_least,
     "length": _length_at_least,
@@ -212,5 +226,6 @@ _PLAIN: dict[str, Validator] = {
     "wrapped-key": _wrapped_key,
     "luhn": _luhn,
     "mod97": _mod97,
+    **{name: _number(check) for name, check in identity_numbers.CHECKS.items()},
 }
 NAMES = frozenset(_WITH_NUMBER) | frozenset(_PLAIN)
