@@ -149,6 +149,15 @@ class SourceContent:
             if last:
                 self._release()
 
+    @property
+    def shown(self) -> tuple[Stat, str]:
+        """The version, and the profile and rules that it is masked by."""
+        return self.version, self._rules
+
+    def shows(self, shown: tuple[Stat, str] | None) -> bool:
+        """True if what was served as this is what is served now."""
+        return shown is not None and shown[1] == self._rules and self.version.same_version(shown[0])
+
     def fresh(self, rules: str) -> bool:
         """True if the open file is still the version that was, or will be, served, under the
         same profile and rules."""

@@ -126,10 +126,17 @@ class Files:
             self._admission.contents(node, labels, caller)
         return content
 
+    def _close_idle(self, node: Node) -> None:
+        """As `drop_content`, but the kernel keeps its pages, which hold until the file changes."""
+        shown = node.content.shown if node.content is not None else None
+        self.drop_content(node)
+        node.shown = shown
+
     def drop_content(self, node: Node) -> None:
         """Let go of a node's source descriptor and masked bytes."""
         self._idle.pop(node, None)
         self._copyup.discard(node)
+        node.shown = None
         if node.content is not None:
             node.content.close()
             node.content = None
@@ -214,9 +221,9 @@ class Files:
         if not node.unlinked:
             # What is held open may have been moved out of the grant since.
             self._union.source_stat(node)
-        before = node.content
+        before, shown = node.content, node.shown
         now = self.content(node) if truncate else self._admitted(node, caller)
-        return now is before
+        return now is before or now.shows(shown)
 
     def new_handle(self, node: Node, caller: Caller, readable: bool, writable: bool) -> int:
         """Register an open of a node."""
@@ -303,7 +310,7 @@ class Files:
         if node.content is not None:
             self._idle[node] = None
             if len(self._idle) > _IDLE_KEPT:
-                self.drop_content(next(iter(self._idle)))
+                self._close_idle(next(iter(self._idle)))
         return node
 
     def change_epoch(self, node: Node) -> None:

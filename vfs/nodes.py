@@ -12,6 +12,7 @@ from vfs import names
 from vfs.content import SourceContent
 from vfs.projection import Projection
 from vfs.stage.tree import AGENT_INO
+from vfs.statx import Stat
 
 _SOURCE_BITS = 40
 _SOURCE_MASK = (1 << _SOURCE_BITS) - 1
@@ -23,7 +24,8 @@ class Node:
 
     `origin` is the path in the source that content and attributes come from, None for what the
     agent made. `parent` and `name` are the place where it was last met; of a file with several
-    links that is one of them.
+    links that is one of them. `shown` is what the kernel's pages were made of, while no content
+    is held: a version and the rules that it was masked by.
     """
 
     __slots__ = (
@@ -37,6 +39,7 @@ class Node:
         "origin",
         "parent",
         "projection",
+        "shown",
         "unlinked",
     )
 
@@ -59,6 +62,7 @@ class Node:
         self.identity = identity
         self.lookups = 0
         self.opens = 0
+        self.shown: tuple[Stat, str] | None = None
         self.unlinked = False
         self.content: SourceContent | None = None
 

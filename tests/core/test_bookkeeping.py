@@ -7,6 +7,8 @@ import pytest
 from core_agent import Agent
 from core_workspace import Workspace, descriptors
 
+from vfs.blocking import finish
+
 
 @pytest.fixture
 def agent(workspace: Workspace) -> Agent:
@@ -100,6 +102,36 @@ def test_contents_of_closed_files_are_kept_within_bounds(
         agent.read(f"proj/f{number:02}")
     assert descriptors() - before <= 5
     assert agent.read("proj/f00") == b"0"
+
+
+def test_the_kernels_pages_hold_while_the_file_does(
+    workspace: Workspace, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once its content was let go of here: nothing is scanned anew for what it has got."""
+    monkeypatch.setattr("vfs.files._IDLE_KEPT", 5)
+    agent.listdir("proj")
+
+    def keeps(path: str) -> bool:
+        opened = finish(lambda: workspace.fs.open(agent.ino(path), os.O_RDONLY, agent.caller))
+        workspace.fs.release(opened.fh)
+        return opened.keep_cache
+
+    def others() -> None:
+        for number in range(10, 30):
+            agent.read(f"proj/f{number:02}")
+
+    assert not keeps("proj/f00")
+    assert keeps("proj/f00")
+    others()
+    assert keeps("proj/f00")
+    # Another version of the file, the agent's own bytes, and the source's after those.
+    others()
+    (workspace.source / "f00").write_bytes(b"new")
+    assert not keeps("proj/f00")
+    others()
+    agent.write("proj/f00", b"staged")
+    others()
+    assert agent.read("proj/f00") == b"staged"
 
 
 def test_folder_descriptors_are_bounded(workspace: Workspace) -> None:
