@@ -18,15 +18,17 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 RESULT = TESTS.parent / "docs" / "soak.md"
-sys.path[:0] = [str(TESTS / name) for name in ("mount", "posix")]
+sys.path[:0] = [str(TESTS), *(str(TESTS / name) for name in ("mount", "posix"))]
 
 from driving import Grantfs, driving  # noqa: E402
+from fuzz_redaction import fuzz  # noqa: E402
 from mount_fixtures import fill  # noqa: E402
 from test_crash import kills  # noqa: E402
 from test_random_calls import rounds  # noqa: E402
 
 KILLS = 18
 CALLS = 3, 500
+FILES = 1000
 SECONDS = 600
 """What no single run takes; one that does hangs."""
 
@@ -56,6 +58,12 @@ PARTS = [
         "calls",
         CALLS[0] * CALLS[1],
         lambda grantfs, seed: rounds(grantfs, seed, *CALLS),
+    ),
+    Part(
+        "hostile files through the scanner, the masker and the unpackers",
+        "files",
+        FILES,
+        lambda _grantfs, seed: fuzz(seed, FILES),
     ),
 ]
 

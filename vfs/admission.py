@@ -99,13 +99,16 @@ class Admission:
             if not self._gate.decide(request).allowed:
                 raise os_error(errno.EACCES)
 
-    def follow(self, node: Node, target: bytes, caller: Caller) -> None:
-        """Admit reading the target of a source's own symlink.
+    def follow(self, node: Node, target: bytes, caller: Caller, *, secret: bool = False) -> None:
+        """Admit reading the target of a source's own symlink; `secret` if it holds a finding.
 
-        Raises OSError(EACCES) where it leads out of the projection: what is there was not
-        granted, and its name is not the agent's to know.
+        Raises OSError(EACCES) then, and where it leads out of the projection: what is there was
+        not granted, and its name is not the agent's to know.
         """
         self.look(node)
+        if secret:
+            self._refused(node, node.mount_path, caller, "read", "link target holds a secret")
+            raise os_error(errno.EACCES)
         if names.leaves(node.origin if node.origin is not None else node.place, target):
             self._refused(node, node.mount_path, caller, "read", "link leaves the grant")
             raise os_error(errno.EACCES)

@@ -5,6 +5,7 @@ write, whoever made it. Bodies and masked contents are shared by all handles of 
 """
 
 import errno
+import logging
 import os
 import stat
 from collections import OrderedDict
@@ -23,6 +24,8 @@ _NOT_OPENED = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
 
 _ANOTHER_OBJECT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 """How opening a source file fails where it is gone, or something else is in its place."""
+
+log = logging.getLogger(__name__)
 
 _IDLE_KEPT = 256
 """Contents of closed files kept open for the next open of the same version."""
@@ -125,6 +128,19 @@ class Files:
         if labels:
             self._admission.contents(node, labels, caller)
         return content
+
+    def holds_finding(self, node: Node, text: bytes) -> bool:
+        """True if a short text of the node's source would be masked. Raises OSError(EIO) where
+        that cannot be told."""
+        host_path = node.projection.source.host_path(node.origin or node.place)
+        profile = self._gate.profile(node.projection.id, host_path)
+        try:
+            return bool(self._redactor.snapshot(text, profile).findings)
+        except OSError:
+            raise
+        except Exception as error:
+            log.error("scan failed, link refused: %s", error)
+            raise os_error(errno.EIO) from error
 
     def _close_idle(self, node: Node) -> None:
         """As `drop_content`, but the kernel keeps its pages, which hold until the file changes."""

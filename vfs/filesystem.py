@@ -241,7 +241,8 @@ class Filesystem:
         return self.union.attributes(node)
 
     def readlink(self, ino: int, caller: Caller) -> bytes:
-        """Target of a symlink; EACCES for one of the source's that leads out of the grant."""
+        """Target of a symlink; EACCES for one of the source's that leads out of the grant, or that
+        holds a finding: a target that was masked would lead elsewhere."""
         node = self._projected(ino)
         self.admission.look(node)
         inode = self.union.staged(node)
@@ -250,7 +251,7 @@ class Filesystem:
         if node.kind != stat.S_IFLNK or node.origin is None:
             raise os_error(errno.EINVAL)
         target = node.projection.source.readlink(node.origin)
-        self.admission.follow(node, target, caller)
+        self.admission.follow(node, target, caller, secret=self.files.holds_finding(node, target))
         return target
 
     # -- changing names --------------------------------------------------------------------

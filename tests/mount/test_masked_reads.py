@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from driving import ENV, PASSWORD, TOKEN, Grantfs, tree
+from driving import ENV, PASSWORD, TOKEN, Grantfs, error_of, tree
 
 
 def masked(data: bytes) -> None:
@@ -180,3 +180,19 @@ def test_no_secret_is_in_the_state_or_any_output(grantfs: Grantfs, source: Path)
             data = path.read_bytes()
             assert TOKEN not in data, path
             assert PASSWORD not in data, path
+
+
+def test_a_link_whose_target_holds_a_secret_is_not_read(grantfs: Grantfs, source: Path) -> None:
+    (source / "tolink").symlink_to("a/" + TOKEN.decode())
+    (source / "fine").symlink_to("README.md")
+    proj = grantfs.up(source) / "proj"
+    assert error_of(lambda: os.readlink(proj / "tolink")) == "EACCES"
+    assert os.readlink(proj / "fine") == "README.md"
+    os.rename(proj / "tolink", proj / "moved")
+    assert error_of(lambda: os.readlink(proj / "moved")) == "EACCES"
+    told = grantfs.run("diff").out + grantfs.run("status", "--json").out
+    assert TOKEN not in told
+    assert TOKEN.decode() not in str(grantfs.events())
+    # What the agent links to itself is its own.
+    os.symlink("a/" + TOKEN.decode(), proj / "own")
+    assert os.readlink(proj / "own") == "a/" + TOKEN.decode()

@@ -7,10 +7,9 @@ raised; fewer findings are never returned in silence. Thread-safe; holds no data
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -347,7 +346,20 @@ def _without_key_gaps(marks: list[Mark], covers: list[Cover]) -> list[Mark]:
 def _version(rules: list[Rule], allowed: frozenset[bytes]) -> str:
     """A hash of what decides the findings; equal rules in another order count as equal."""
     plain = sorted(
-        json.dumps(asdict(rule) | {"profiles": sorted(rule.profiles)}, sort_keys=True)
+        repr(
+            (
+                rule.id,
+                rule.kind,
+                rule.pattern,
+                rule.anchor,
+                rule.window,
+                rule.validators,
+                sorted(rule.profiles),
+                rule.extend,
+                rule.priority,
+                rule.keywords,
+            )
+        )
         for rule in rules
     )
     exempt = [hashlib.sha256(value).hexdigest() for value in sorted(allowed)]
