@@ -71,6 +71,9 @@ class Redactor(Protocol):
     ) -> BlockReader:
         """A masked view of a large file."""
 
+    def holds_finding(self, text: bytes, profile: str = ...) -> bool:
+        """True if a name or link target would be masked; teaches nothing. Raises on failure."""
+
     def container(self, head: bytes, profile: str = ...) -> bool:
         """True for the beginning of a file that cannot be masked in place."""
 

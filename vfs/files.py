@@ -135,7 +135,7 @@ class Files:
         host_path = node.projection.source.host_path(node.origin or node.place)
         profile = self._gate.profile(node.projection.id, host_path)
         try:
-            return bool(self._redactor.snapshot(text, profile).findings)
+            return self._redactor.holds_finding(text, profile)
         except OSError:
             raise
         except Exception as error:

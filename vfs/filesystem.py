@@ -6,10 +6,12 @@ nothing. One task runs all of it; only the jobs it hands out run in worker threa
 """
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from vfs import names
@@ -45,6 +47,23 @@ class _Folder:
     epoch: int
 
 
+log = logging.getLogger(__name__)
+
+
+def _teller(redactor: Redactor) -> Callable[[bytes, str], bool]:
+    """Tells if a name holds a finding; what was asked lately is remembered."""
+
+    @lru_cache(maxsize=65536)
+    def find(name: bytes, profile: str, _version: str) -> bool:
+        try:
+            return redactor.holds_finding(name, profile)
+        except Exception as error:  # a name that cannot be judged is not shown
+            log.error("scan failed, name hidden: %s", error)
+            return True
+
+    return lambda name, profile: find(name, profile, redactor.version)
+
+
 class Filesystem:
     """One workspace's files. `state` is a 0700 folder for the stage's rows and bodies."""
 
@@ -70,7 +89,7 @@ class Filesystem:
         self.quota = Quota(self._state, limits)
         self.tree = StageTree(self.store, self.bodies, self.quota)
         self.nodes = NodeTable()
-        self.union = Union(self.tree, self.nodes, gate)
+        self.union = Union(self.tree, self.nodes, gate, _teller(redactor))
         self.admission = Admission(gate, audience)
         self.virtual = VirtualTree()
         copyup = CopyUp(self.union, digest_key)

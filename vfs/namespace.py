@@ -61,7 +61,10 @@ class Namespace:
             raise os_error(errno.EACCES)
         if parent.origin is None or self._union.beneath(parent, name) is not None:
             return
-        if parent.projection.source.occupied(names.join(parent.origin, name)):
+        path = names.join(parent.origin, name)
+        if self._union.telling(parent.projection, path):
+            return  # as if nothing were there: a refusal would confirm a guess
+        if parent.projection.source.occupied(path):
             raise os_error(errno.EACCES)
 
     # -- making ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 
 from vfs import names
 from vfs.attributes import Attributes, Fingerprint
@@ -34,13 +35,27 @@ def fingerprint(status: Stat, digest: bytes | None = None) -> Fingerprint:
     )  # fmt: skip
 
 
+_TELLING_BYTES = 12
+"""Bytes. A shorter name holds no finding: it has no room for what would give one away."""
+
+_DIGITS = [b"%d" % digit for digit in range(10)]
+
+
 class Union:
     """The merged tree of one workspace."""
 
-    def __init__(self, tree: StageTree, nodes: NodeTable, gate: Gate) -> None:
+    def __init__(
+        self,
+        tree: StageTree,
+        nodes: NodeTable,
+        gate: Gate,
+        tells: Callable[[bytes, str], bool] = lambda _name, _profile: False,
+    ) -> None:
+        """`tells(name, profile)` is true for a name that holds a finding."""
         self.tree = tree
         self.nodes = nodes
         self._gate = gate
+        self._tells = tells
 
     # -- finding ---------------------------------------------------------------------------
 
@@ -60,6 +75,19 @@ class Union:
         """True if policy hides this path of the source."""
         return self._gate.hidden(projection.id, projection.source.host_path(path))
 
+    def telling(self, projection: Projection, path: bytes) -> bool:
+        """True if the name of a source's entry holds a secret. Never asked of what an agent named:
+        the answer would tell whether a guess is right."""
+        name = path.rpartition(b"/")[2]
+        if len(name) < _TELLING_BYTES or not any(digit in name for digit in _DIGITS):
+            return False
+        profile = self._gate.profile(projection.id, projection.source.host_path(path))
+        return self._tells(name, profile)
+
+    def unseen(self, projection: Projection, path: bytes) -> bool:
+        """True for an entry of the source that is not shown: hidden by policy, or telling."""
+        return self.hidden(projection, path) or self.telling(projection, path)
+
     def beneath(self, parent: Node, name: bytes) -> Stat | None:
         """What the folder's source has at *name*, shown or not; None if nothing or hidden."""
         if parent.origin is None:
@@ -69,7 +97,7 @@ class Union:
             status = parent.projection.source.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return None if self.hidden(parent.projection, path) else status
+        return None if self.unseen(parent.projection, path) else status
 
     def child(self, parent: Node, name: bytes) -> Node:
         """The node at *name* of a folder. Raises OSError: ENOENT, and as `names.check`."""
@@ -164,7 +192,7 @@ class Union:
 
     def _shows(self, parent: Node, name: bytes) -> bool:
         assert parent.origin is not None
-        return not self.hidden(
+        return not self.unseen(
             parent.projection, names.join(parent.origin, name)
         ) and not self.hidden(parent.projection, parent.place_of(name))
 

@@ -100,6 +100,9 @@ class StubRedactor:
             raise RuntimeError("engine is out of order")
         return mask(data)
 
+    def holds_finding(self, _text: bytes, _profile: str = "") -> bool:
+        return False
+
     def container(self, _head: bytes, _profile: str = "") -> bool:
         return False
 

@@ -196,3 +196,28 @@ def test_a_link_whose_target_holds_a_secret_is_not_read(grantfs: Grantfs, source
     # What the agent links to itself is its own.
     os.symlink("a/" + TOKEN.decode(), proj / "own")
     assert os.readlink(proj / "own") == "a/" + TOKEN.decode()
+
+
+def test_an_entry_whose_name_holds_a_secret_is_not_shown_and_confirms_no_guess(
+    grantfs: Grantfs, source: Path
+) -> None:
+    name = TOKEN.decode() + ".txt"
+    (source / name).write_text("what it is for\n")
+    (source / ("d-" + TOKEN.decode())).mkdir()
+    proj = grantfs.up(source) / "proj"
+    assert not [one for one in os.listdir(proj) if "ghp_" in one]
+    assert error_of(lambda: os.stat(proj / name)) == "ENOENT"
+    # A right guess is made, and is refused nothing, as a wrong one is.
+    wrong = name.replace("1", "2")
+    for guess in (wrong, name):
+        (proj / guess).write_text("mine\n")
+        assert (proj / guess).read_text() == "mine\n"
+        os.rename(proj / guess, proj / "elsewhere")
+        os.rename(proj / "elsewhere", proj / guess)
+        os.unlink(proj / guess)
+        assert error_of(lambda g=guess: os.stat(proj / g)) == "ENOENT"  # type: ignore[misc]
+    assert grantfs.status() == {}
+    (proj / name).write_text("mine\n")
+    done = grantfs.run("commit", "-y", "--json", code=None).json
+    assert done["conflicts"] == ["proj/" + name]
+    assert (source / name).read_text() == "what it is for\n"

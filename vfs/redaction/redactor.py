@@ -84,6 +84,10 @@ class Redactor:
             raise KeyError(profile)
         return MaskedReader(read, size, self.engine, self.masker, profile, self.known, learn=True)
 
+    def holds_finding(self, text: bytes, profile: str = "secrets") -> bool:
+        """True if a short text holds a finding; nothing is learned of it. Raises ScanError."""
+        return bool(self.findings(text, profile))
+
     def container(self, head: bytes, profile: str = "secrets") -> bool:
         """True for the beginning of a file that has to be looked into, not only masked."""
         return profile != "none" and containers.kind_of(head) != ""

@@ -176,7 +176,7 @@ class ChangeFinder:
             status = projection.source.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return None if self._union.hidden(projection, path) else status
+        return None if self._union.unseen(projection, path) else status
 
     def _item(self, projection: Projection, ino: int) -> Item:
         inode = self._tree.inodes[ino]

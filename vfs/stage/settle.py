@@ -123,7 +123,7 @@ class Settler:
         return [
             name
             for name in found
-            if not self._union.hidden(self._projection, names.join(path, name))
+            if not self._union.unseen(self._projection, names.join(path, name))
         ]
 
     # -- rows and nodes --------------------------------------------------------------------
