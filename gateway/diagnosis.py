@@ -42,6 +42,10 @@ def _fusermount() -> dict[str, Any]:
     fix = "sudo apt-get install fuse3"
     # root mounts by itself; everybody else through this helper
     needed = os.getuid() != 0
+    if path is not None and not os.path.exists("/etc/mtab"):
+        fix = "sudo ln -s ../proc/self/mounts /etc/mtab"
+        why = "cannot unmount: /etc/mtab is missing"
+        return _check("fusermount3", False, why, fix, required=needed)
     return _check("fusermount3", path is not None, path or "is missing", fix, required=needed)
 
 

@@ -92,6 +92,9 @@ def prepare_mountpoint(mountpoint: str) -> bool:
     return False
 
 
+MTAB = Path("/etc/mtab")
+
+
 def check_fuse(adapter: str) -> None:
     """Raise GrantfsError, with what to do, where this machine cannot mount."""
     try:
@@ -105,6 +108,12 @@ def check_fuse(adapter: str) -> None:
         return
     if shutil.which("fusermount3") is None:
         raise GrantfsError("cannot mount: fusermount3 is missing; install the package fuse3")
+    if not MTAB.exists():
+        # It would mount, and nobody but root could unmount.
+        raise GrantfsError(
+            f"cannot mount: {MTAB} is missing, without which fusermount3 cannot unmount;"
+            f" make it: sudo ln -s ../proc/self/mounts {MTAB}"
+        )
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:

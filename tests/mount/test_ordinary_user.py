@@ -22,6 +22,9 @@ from driving import (
 )
 from mount_fixtures import fill
 
+from gateway.daemon import mounting
+from gateway.errors import GrantfsError
+
 
 @pytest.fixture
 def source(as_someone: Grantfs, someone: User) -> Path:
@@ -221,3 +224,15 @@ def test_a_user_that_there_is_not(grantfs: Grantfs, source: Path) -> None:
     done = grantfs.run("up", source, "--name", "w", "--agent-user", "nobody-of-that-name", code=1)
     assert "no user 'nobody-of-that-name'" in done.error
     assert not grantfs.state("w").exists()
+
+
+def test_where_fusermount3_could_not_unmount_nothing_is_mounted(
+    fuse: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Small images have no /etc/mtab: an ordinary user's mount would stay for ever."""
+    monkeypatch.setattr(mounting, "MTAB", tmp_path / "mtab")
+    monkeypatch.setattr(os, "getuid", lambda: 1)
+    with pytest.raises(GrantfsError, match="sudo ln -s ../proc/self/mounts"):
+        mounting.check_fuse("pyfuse3")
+    (tmp_path / "mtab").touch()
+    mounting.check_fuse("pyfuse3")
