@@ -113,6 +113,15 @@ class PackRule(_Model):
     priority: Annotated[int, Field(ge=0, le=100)] = 10
     examples: Examples
 
+    @model_validator(mode="after")
+    def _keywords_hold(self) -> "PackRule":
+        """Without hyperscan a rule is looked for only where one of its keywords stands."""
+        for example in self.examples.match:
+            text = example.text.lower()
+            if self.keywords and not any(word.lower() in text for word in self.keywords):
+                raise ValueError("none of the keywords stands in one of the examples")
+        return self
+
     @field_validator("pattern", "anchor")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:

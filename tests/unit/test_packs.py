@@ -83,6 +83,7 @@ def test_joined_example_parts() -> None:
 @pytest.mark.parametrize(
     ("change", "where", "reason"),
     [
+        ({"keywords": ["other"]}, "rule second", "none of the keywords"),
         ({"pattern": "(a"}, "pattern", "missing )"),
         ({"pattern": r"(a)\1"}, "pattern", "RE2"),
         ({"pattern": "ä"}, "pattern", "ASCII"),
