@@ -4,6 +4,7 @@ The story is its own test: each claim in it is checked as it is told. Here stand
 its end, over a repository and over a plain folder, and how it ends when it cannot be.
 """
 
+import contextlib
 import ctypes
 import os
 import pty
@@ -27,7 +28,8 @@ needs_fuse = pytest.mark.skipif(
 def _children() -> set[int]:
     found: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 
 
