@@ -42,6 +42,7 @@ class Places:
     mounts: Path
     managed_policy: tuple[Path, ...]
     user_policy: Path
+    cache: Path
 
     @property
     def user_rules(self) -> Path:
@@ -61,6 +62,7 @@ class Places:
                 mounts=base / "mnt",
                 managed_policy=(MANAGED_POLICY, base / "policy" / "managed"),
                 user_policy=base / "policy" / "user",
+                cache=base / "cache",
             )
         user = Path.home()
         state = _xdg("XDG_STATE_HOME", user / ".local" / "state" / "grantfs")
@@ -72,6 +74,7 @@ class Places:
             mounts=user / "grantfs",
             managed_policy=(MANAGED_POLICY,),
             user_policy=config / "policy.d",
+            cache=_xdg("XDG_CACHE_HOME", user / ".cache" / "grantfs"),
         )
 
     def workspace(self, name: str) -> Path:

@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import os
+import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -16,26 +18,46 @@ log = logging.getLogger(__name__)
 
 
 def build_engine(rules: Rules, cache: Path | None) -> Engine:
-    """The scanner over all packs; its compiled form is kept in *cache*.
+    """The scanner over all packs; its compiled form is kept in the folder *cache*, which all of a
+    user's workspaces share (to compile takes seconds).
 
     Raises RuleError or ScanError if it cannot be made of these rules.
     """
     shipped = [from_mapping(fields, trusted=True) for fields in rules.shipped]
-    engine = Engine([*shipped, *map(from_mapping, rules.own)], cache, rules.allowed_values)
+    kept = cache if cache is not None and _is_private(cache) else None
+    engine = Engine([*shipped, *map(from_mapping, rules.own)], kept, rules.allowed_values)
     if rules.own:
         for profile in PROFILES:
             engine.find(b"", profile)  # compiles: what hyperscan refuses is found now
     return engine
 
 
-def build_redactor(keys: Keys, rules: Rules, folder: Path) -> Redactor:
+def _is_private(folder: Path) -> bool:
+    """True for a folder that nobody else can write to: what is in it decides what is masked."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        log.warning("no cache of compiled rules: %s: %s", folder, error.strerror)
+        return False
+    private = (
+        stat.S_ISDIR(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & 0o022
+    )
+    if not private:
+        log.warning("no cache of compiled rules: %s is not a folder of yours alone", folder)
+    return private
+
+
+def build_redactor(keys: Keys, rules: Rules, folder: Path, cache: Path) -> Redactor:
     """The workspace's redactor; its known values are sealed in the state *folder*.
 
     Raises GrantfsError where what is there does not open with the workspace's key.
     """
     known = _SealedValues(folder / "known.sealed", keys)
     return Redactor(
-        build_engine(rules, folder),
+        build_engine(rules, cache),
         Masker(keys.derive("placeholder")),
         KnownValues(known.load(), known.save),
     )

@@ -76,7 +76,7 @@ class _Plan:
 
 def own_folders(places: Places) -> list[Path]:
     """Folders that no grant may reach: state, sockets, configuration, and managed policy."""
-    return [places.state, places.runtime, places.config, places.user_policy]
+    return [places.state, places.runtime, places.config, places.user_policy, places.cache]
 
 
 def user_name() -> str:
@@ -140,8 +140,8 @@ class Workspace:
         self.rules_problem: str | None = None
         rules = rulepacks.load(self._pack_folders)
         self.gate.serves_plain = rules.serves_plain
-        self.redactor = build_redactor(self.keys, rules, folder)
-        self._folder = folder
+        self.redactor = build_redactor(self.keys, rules, folder, places.cache)
+        self._cache = places.cache
         self.fs = Filesystem(
             folder,
             self.gate,
@@ -560,7 +560,7 @@ class Workspace:
 
         def read() -> tuple[rulepacks.Rules, Engine]:
             rules = rulepacks.load(self._pack_folders)
-            return rules, build_engine(rules, self._folder)
+            return rules, build_engine(rules, self._cache)
 
         try:
             rules, engine = await trio.to_thread.run_sync(read)

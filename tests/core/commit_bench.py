@@ -4,9 +4,12 @@
 in it by path, and stands in for the kernel: what the workspace tells a mount to forget, it forgets.
 """
 
+import atexit
 import os
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +52,12 @@ class AgentMount:
         self.agent._give_back()
 
 
+COMPILED = Path(tempfile.mkdtemp(prefix="grantfs-rules-"))
+"""Compiled rules, which all tests of a run share."""
+
+atexit.register(shutil.rmtree, COMPILED)
+
+
 class Bench:
     """One workspace under *folder*; close it."""
 
@@ -70,6 +79,7 @@ class Bench:
             mounts=self.home / "mnt",
             managed_policy=(self.home / "none", self.home / "managed"),
             user_policy=self.home / "policy",
+            cache=COMPILED,
         )
         self.state = places.state / "w"
         places.state.mkdir(parents=True, mode=0o700)

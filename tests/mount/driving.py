@@ -194,6 +194,9 @@ class Done:
         return lines[0].removeprefix("grantfs: ")
 
 
+_compiled: dict[str, bytes] = {}
+
+
 class Grantfs:
     """The command line with a GRANTFS_HOME of its own, for one user."""
 
@@ -204,10 +207,26 @@ class Grantfs:
         if self.user.uid != os.getuid():
             os.chown(self.home, self.user.uid, self.user.gid)
         homes.append(self.home)
+        self._hand_on_rules()
         self._announced: list[re.Pattern[str]] = []
         self._bad_lines: list[str] = []
         self._pids: set[int] = set()
         self._killed = False
+
+    def _hand_on_rules(self) -> None:
+        """To compile the rules takes seconds: a new home gets what the ones before it made."""
+        cache = self.home / "cache"
+        cache.mkdir(mode=0o700)
+        for name, data in _compiled.items():
+            (cache / name).write_bytes(data)
+        if self.user.uid != os.getuid():
+            for path in (cache, *cache.iterdir()):
+                os.chown(path, self.user.uid, self.user.gid)
+
+    def _keep_rules(self) -> None:
+        for path in (self.home / "cache").glob("rules-*.hsdb"):
+            if path.name not in _compiled:
+                _compiled[path.name] = path.read_bytes()
 
     # -- calling ---------------------------------------------------------------------------
 
@@ -377,6 +396,7 @@ def driving(seconds: float, user: User | None = None) -> Iterator[Grantfs]:
     finally:
         watchdog.cancel()
         wrong = made.finish()
+        made._keep_rules()
         watchdog.join()
         shutil.rmtree(base, ignore_errors=True)
     left = set(os.listdir("/proc/self/fd")) - before

@@ -395,3 +395,27 @@ def test_down_force_ends_a_daemon_that_answers_nobody(grantfs: Grantfs, source: 
     assert mounts(grantfs.home) == []
     grantfs.up()
     assert grantfs.status() == {"proj/new": "added"}
+
+
+def test_compiled_rules_are_shared_by_workspaces_and_taken_from_no_folder_of_others(
+    grantfs: Grantfs, source: Path
+) -> None:
+    cache = grantfs.home / "cache"
+    for path in cache.iterdir():
+        path.unlink()
+    proj = grantfs.up(source, "--name", "one") / "proj"
+    shown = (proj / ".env").read_bytes()
+    (made,) = cache.iterdir()
+    assert made.stat().st_mode & 0o777 == 0o600
+    grantfs.run("down", "-w", "one")
+    # Damaged, or for others to write: made anew, or done without; never a word less masked.
+    made.write_bytes(made.read_bytes()[:-1] + b"x")
+    proj = grantfs.up(source, "--name", "two") / "proj"
+    assert len((proj / ".env").read_bytes()) == len(shown)
+    assert (proj / ".env").read_bytes() != (source / ".env").read_bytes()
+    grantfs.run("down", "-w", "two")
+    grantfs.announce("no cache of compiled rules")
+    cache.chmod(0o777)
+    proj = grantfs.up(source, "--name", "three") / "proj"
+    assert (proj / ".env").read_bytes() != (source / ".env").read_bytes()
+    assert grantfs.run("up", cache, "--name", "four", code=None).code != 0
