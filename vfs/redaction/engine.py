@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -345,23 +346,12 @@ def _without_key_gaps(marks: list[Mark], covers: list[Cover]) -> list[Mark]:
 
 def _version(rules: list[Rule], allowed: frozenset[bytes]) -> str:
     """A hash of what decides the findings; equal rules in another order count as equal."""
-    plain = sorted(
-        repr(
-            (
-                rule.id,
-                rule.kind,
-                rule.pattern,
-                rule.anchor,
-                rule.window,
-                rule.validators,
-                sorted(rule.profiles),
-                rule.extend,
-                rule.priority,
-                rule.keywords,
-            )
-        )
-        for rule in rules
-    )
+    plain = sorted(repr(_decides(rule)) for rule in rules)
     exempt = [hashlib.sha256(value).hexdigest() for value in sorted(allowed)]
     text = "\n".join([str(REVISION), propose.library_version(), *plain, *exempt])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _decides(rule: Rule) -> tuple[object, ...]:
+    values = attrgetter(*Rule.__slots__)(rule)
+    return tuple(sorted(one) if isinstance(one, frozenset) else one for one in values)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 import threading
+import zlib
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
@@ -123,15 +124,19 @@ def _compile(patterns: list[bytes]) -> Any:
 
 
 def _read_cache(path: Path) -> Any:
-    """hyperscan loads a damaged database without complaint, hence the checksum before it."""
+    """hyperscan loads a damaged database without complaint, hence the checksum before it.
+
+    It is for damage, not for malice: who may write here is the user, whose rules these are.
+    """
     try:
-        stored = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            checksum, database = file.read(4), file.readall()
     except OSError:
         return None
-    if hashlib.sha256(stored[32:]).digest() != stored[:32]:
+    if zlib.crc32(database).to_bytes(4, "big") != checksum:
         return None
     try:
-        return hyperscan.loadb(stored[32:], mode=hyperscan.HS_MODE_BLOCK)
+        return hyperscan.loadb(database, mode=hyperscan.HS_MODE_BLOCK)
     except hyperscan.error:
         return None
 
@@ -142,7 +147,7 @@ def _write_cache(path: Path, database: bytes) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".rules-")
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(database).digest() + database)
+            file.write(zlib.crc32(database).to_bytes(4, "big") + database)
         os.replace(temporary, path)
     except OSError:
         return

@@ -47,8 +47,7 @@ def views(data: bytes) -> list[View]:
     A byte order mark reads as a line break, so that rules see where the first line begins.
     """
     found = [View("", b"\n\n\n" + data[3:] if data.startswith(_BOM_8) else data)]
-    nulls = data.count(0)
-    if nulls in (0, len(data)):
+    if b"\0" not in data or not data.strip(b"\0"):
         return found
     found += [View("utf-16-le", narrow(data, "utf-16-le"))]
     found += [View("utf-16-be", narrow(data, "utf-16-be"))]
