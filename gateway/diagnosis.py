@@ -77,7 +77,7 @@ def _scanner(places: Places) -> dict[str, Any]:
         return _check("scanner", False, f"{type(error).__name__}: {error}", fix, required=True)
     detail = "finds secrets" if findings else "found no secret in a text that holds one"
     if findings and propose.hyperscan is None:
-        detail += "; hyperscan is missing, and a slower engine serves: pip install hyperscan"
+        detail += f"; {propose.WITHOUT}, and a slower engine serves: pip install hyperscan==0.7.13"
     return _check("scanner", bool(findings), detail, "reinstall grantfs", required=True)
 
 

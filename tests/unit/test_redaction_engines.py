@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +57,56 @@ def test_both_engines_give_the_same_spans(slow: Engine, profile: str) -> None:
     assert not different, different[:3]
     assert len(everything) > 20_000
     assert slow.find(everything, profile) == FAST.find(everything, profile)
+
+
+SHORT = b"abcdefghijklmnopqrstuvwxyz  \n\t-_=\"':;.,/0123456789(){}"
+
+
+def test_whatever_stands_between_them_both_engines_hide_the_same(slow: Engine) -> None:
+    """Vectorscan 5.4.12 overlooked ` -Password VMware1!` some forty characters into a text."""
+    rng = random.Random(12)
+    samples = [b" -Password VMware1!", b" --token a8f7d6e5c4b3 ", b"admin pass = \"tr0ub4dor&3\""]
+    samples += [
+        example.text.encode()
+        for pack in builtin_packs()
+        for rule in pack.pack_rules
+        for example in rule.examples.match
+    ]
+    for _ in range(4000):
+        parts = []
+        for _ in range(rng.randrange(1, 4)):
+            size = rng.randrange(60)
+            plain = bytes(rng.choices(SHORT, k=size))
+            parts += [plain if rng.random() < 0.6 else plain[:1] * size]
+            parts += [rng.choice(samples[:3] if rng.random() < 0.1 else samples)]
+        text = b"".join(parts)
+        assert hidden(slow, text) == hidden(FAST, text), text
+
+
+def hidden(made: Engine, text: bytes) -> set[int]:
+    """The places of what is masked, whichever rule's name it bears."""
+    return {at for one in made.find(text) for at in range(one.start, one.end)}
+
+
+def test_a_library_that_misses_matches_counts_as_none() -> None:
+    class Deaf:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(propose.hyperscan, name)
+
+        class Database:
+            def __init__(self, **_kwargs: object) -> None:
+                self.size = 0
+
+            def compile(self, **_kwargs: object) -> None: ...
+
+            def scan(self, text: bytes, match_event_handler: Any, scratch: object) -> None:
+                if len(text) < 40:
+                    match_event_handler(0, 0, len(text), 0, None)
+
+        def Scratch(self, _database: object) -> None: ...
+
+    assert propose.sound(propose.hyperscan)
+    assert not propose.sound(Deaf())
 
 
 def test_each_keyword_stands_in_its_rules_examples() -> None:
