@@ -65,7 +65,7 @@ SHORT = b"abcdefghijklmnopqrstuvwxyz  \n\t-_=\"':;.,/0123456789(){}"
 def test_whatever_stands_between_them_both_engines_hide_the_same(slow: Engine) -> None:
     """Vectorscan 5.4.12 overlooked ` -Password VMware1!` some forty characters into a text."""
     rng = random.Random(12)
-    samples = [b" -Password VMware1!", b" --token a8f7d6e5c4b3 ", b"admin pass = \"tr0ub4dor&3\""]
+    samples = [b" -Password VMware1!", b" --token a8f7d6e5c4b3 ", b'admin pass = "tr0ub4dor&3"']
     samples += [
         example.text.encode()
         for pack in builtin_packs()

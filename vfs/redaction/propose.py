@@ -21,7 +21,6 @@ from vfs.redaction.errors import ScanError
 from vfs.redaction.propose_slow import SlowProposer
 
 
-
 def sound(library: Any) -> bool:
     """Whether a hyperscan finds what Vectorscan 5.4.12 misses: a pattern that it skips ahead for by
     a pair of characters, some vectors into the text. A library that misses matches lets secrets
