@@ -19,7 +19,8 @@ _STAND_INS = (
     b"yourpass", b"yoursecret", b"yourtoken", b"yourkey", b"<your", b"insert", b"replace",
     b"redacted", b"dummy", b"xxxx", b"****", b"...", b"####", b"todo", b"fixme",
     b"enter_", b"enter-", b"sample", b"undefined", b"put_", b"put-your",
-    b"not-a-real", b"notasecret", b"foobar",
+    b"not-a-real", b"notasecret", b"foobar", b"fake", b"randomstring", b"tokenhere",
+    b"keyhere", b"secrethere", b"abcdefghijklmnopqr",
 )  # fmt: skip
 _WORDS = frozenset(
     b"none null nil true false yes no on off empty string str bytes int bool object any password "
@@ -40,7 +41,11 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 _CASE = bytes(0x41 if chr(c).isupper() else 0x61 if chr(c).islower() else 0x2E for c in range(256))
 _STRONG = frozenset(b"!@$^&*|;")
 _NAME = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-. :#/?,;()[]'")
-_CODE_MARKS = (b"(", b"[", b"{{", b"${", b"$(", b"<%", b"::", b"->", b"=>", b"==")
+_CODE_MARKS = (b"$(", b"<%", b"::", b"->", b"=>", b"==", b"{}")
+_EXPRESSION = _LETTERS | _DIGITS | frozenset(b"_$.:>@&*!?|+,=<-")
+_TEMPLATE_NAME = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:?- "
+_ARITHMETIC = _DIGITS | frozenset(b".,<>+-*/")
+_BEYOND_ASCII = bytes(range(0x80, 0x100))
 
 
 def named(name: str) -> Validator:
@@ -102,7 +107,14 @@ def _mixed(value: bytes) -> bool:
 
 def _not_code(value: bytes) -> bool:
     """Not an expression of a program: a call, an index, an attribute, a template."""
-    if any(mark in value for mark in _CODE_MARKS):
+    if any(mark in value for mark in _CODE_MARKS) or _template(value):
+        return False
+    if value.startswith((b"(", b",", b";", b")")) or value.endswith((b"(", b"[", b"{")):
+        return False
+    if not value.isdigit() and _ARITHMETIC.issuperset(value):
+        return False
+    brackets = [at for at in (value.find(b"("), value.find(b"[")) if at >= 0]
+    if brackets and _EXPRESSION.issuperset(value[: min(brackets)]):
         return False
     head = value.rstrip(b";,)")
     if head.replace(b"_", b"").replace(b".", b"").isalpha():
@@ -111,6 +123,16 @@ def _not_code(value: bytes) -> bool:
     if len(parts) == 1 or not all(_identifier(part) for part in parts):
         return True
     return any(len(part) >= 10 and _random(part) for part in parts)
+
+
+def _template(value: bytes) -> bool:
+    """Holds `${name}` or `{{ name }}`, whole or cut at the end; lone braces are a password's."""
+    for opening, closing in ((b"${", b"}"), (b"{{", b"}}")):
+        _, found, rest = value.partition(opening)
+        after = rest.lstrip(_TEMPLATE_NAME)
+        if found and (not after or after.startswith(closing)):
+            return True
+    return False
 
 
 _LABELS = (
@@ -133,8 +155,12 @@ def _identifier(part: bytes) -> bool:
 
 
 def _not_name(value: bytes) -> bool:
-    """Not words only (`open sesame` is lost for the sake of `user_password` and prose)."""
-    return not _NAME.issuperset(value)
+    """Not words only (`open sesame` is lost for the sake of `user_password` and prose), nor signs
+    only, nor a text that is mostly beyond ASCII."""
+    plain = value.translate(None, _BEYOND_ASCII)
+    if 2 * len(plain) < len(value) or (_LETTERS.isdisjoint(plain) and not _has_digit(plain)):
+        return False
+    return not _NAME.issuperset(plain)
 
 
 def _random(value: bytes) -> bool:
@@ -164,8 +190,11 @@ def _not_path(value: bytes) -> bool:
 
 
 def _jwt(value: bytes) -> bool:
-    """The first part decodes to a JSON object, as RFC 7515 has it."""
-    header = value.split(b".", 1)[0]
+    """The first part decodes to a JSON object, as RFC 7515 has it, or two parts begin as one
+    does: a token that was damaged or altered is still mostly one."""
+    header, _, payload = value.partition(b".")
+    if header.startswith(b"eyJ") and payload.startswith(b"eyJ"):
+        return True
     try:
         decoded = base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4))
         return isinstance(json.loads(decoded), dict)
