@@ -124,7 +124,9 @@ def quality(path: Path, *, show: bool = False) -> str:
     ]
     for (source, kind), one in sorted(count(path, show=show).items()):
         lines.append(f"| {source} | {kind} | {one.row()} |")
-    lines.append(f"\nOf the negatives hit, {contested(path)} hold what another case calls a secret.")
+    lines.append(
+        f"\nOf the negatives hit, {contested(path)} hold what another case calls a secret."
+    )
     return "\n".join(lines) + "\n"
 
 
