@@ -52,7 +52,9 @@ _REASONS: Final = {
 
 
 LOOKED_INTO: Final = frozenset(
-    {"secrets-in-archive", "secrets-in-document", "unreadable-archive", "unreadable-document"}
+    f"{what}-{kind}"
+    for what in ("secrets-in", "unreadable")
+    for kind in ("archive", "document", "git")
 )
 """Classes that are always looked for before any content is shown: where nobody has looked yet,
 a rule about nothing else waits for that second query."""

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from vfs.blocking import Blocked
@@ -84,6 +85,16 @@ class Redactor(Protocol):
         failure."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A version of a file that was served, the profile and rules that masked it, and what was said
+    of its contents (None: it was not looked into)."""
+
+    version: Stat
+    rules: str
+    labels: frozenset[str] | None
+
+
 def _read_all(fd: int, size: int) -> bytes:
     """The file's bytes from start to end, whatever its size has become.
 
@@ -153,13 +164,20 @@ class SourceContent:
                 self._release()
 
     @property
-    def shown(self) -> tuple[Stat, str]:
-        """The version, and the profile and rules that it is masked by."""
-        return self.version, self._rules
+    def shown(self) -> Shown:
+        """What was served, to be compared and recalled when the content itself was let go of."""
+        return Shown(self.version, self._rules, self._labels)
 
-    def shows(self, shown: tuple[Stat, str] | None) -> bool:
+    def shows(self, shown: Shown | None) -> bool:
         """True if what was served as this is what is served now."""
-        return shown is not None and shown[1] == self._rules and self.version.same_version(shown[0])
+        if shown is None or shown.rules != self._rules:
+            return False
+        return self.version.same_version(shown.version)
+
+    def recall(self, shown: Shown | None) -> None:
+        """Need not be looked into again if it was, as this very version."""
+        if shown is not None and self.shows(shown):
+            self._labels = shown.labels
 
     def fresh(self, rules: str) -> bool:
         """True if the open file is still the version that was, or will be, served, under the

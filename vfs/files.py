@@ -116,8 +116,10 @@ class Files:
             # Another object stands at the name now: the kernel looks the name up again.
             os.close(fd)
             raise os_error(errno.ESTALE)
+        before = held.shown if held is not None else node.shown
         self.drop_content(node)
         node.content = SourceContent(fd, status, self._redactor, profile, key)
+        node.content.recall(before)
         return node.content
 
     def _admitted(self, node: Node, caller: Caller) -> SourceContent:

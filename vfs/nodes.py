@@ -9,10 +9,9 @@ import hashlib
 import stat
 
 from vfs import names
-from vfs.content import SourceContent
+from vfs.content import Shown, SourceContent
 from vfs.projection import Projection
 from vfs.stage.tree import AGENT_INO
-from vfs.statx import Stat
 
 _SOURCE_BITS = 40
 _SOURCE_MASK = (1 << _SOURCE_BITS) - 1
@@ -62,7 +61,7 @@ class Node:
         self.identity = identity
         self.lookups = 0
         self.opens = 0
-        self.shown: tuple[Stat, str] | None = None
+        self.shown: Shown | None = None
         self.unlinked = False
         self.content: SourceContent | None = None
 

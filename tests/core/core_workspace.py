@@ -90,6 +90,7 @@ class StubRedactor:
     def __init__(self) -> None:
         self.version = "1"
         self.scans = 0
+        self.looks = 0
         self.broken = False
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -103,10 +104,11 @@ class StubRedactor:
     def holds_finding(self, _text: bytes, _profile: str = "") -> bool:
         return False
 
-    def container(self, _head: bytes, _profile: str = "") -> bool:
-        return False
+    def container(self, head: bytes, _profile: str = "") -> bool:
+        return head.startswith(b"BOX")
 
     def look_into(self, _read: object, _size: int, _profile: str = "") -> frozenset[str]:
+        self.looks += 1
         return frozenset()
 
     def snapshot(self, data: bytes, profile: str = "secrets") -> StubSnapshot:

@@ -6,6 +6,7 @@ import os
 import pytest
 from core_workspace import Workspace, mask
 
+from vfs import files
 from vfs.attributes import SetAttributes
 from vfs.blocking import Blocked
 from vfs.content import INLINE_BYTES, SNAPSHOT_BYTES
@@ -236,3 +237,27 @@ def test_an_unlinked_file_is_still_masked_by_the_rules_in_force(workspace: Works
     workspace.redactor.version = "2"
     assert agent.pread(file, 100, 0) == mask(text(100))
     assert workspace.redactor.scans == 2
+
+
+def test_a_container_is_looked_into_once_for_each_version(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its content was let go of between two opens: git opens its packs all the time."""
+    monkeypatch.setattr(files, "_IDLE_KEPT", 1)
+    box = workspace.source / "box"
+    box.write_bytes(b"BOX one")
+    for name in ("a", "b", "c"):
+        (workspace.source / name).write_bytes(b"plain")
+    agent = workspace.start().agent
+    for _ in range(3):
+        agent.read("proj/box")
+        for name in ("a", "b", "c"):
+            agent.read(f"proj/{name}")
+    assert workspace.redactor.looks == 1
+    box.write_bytes(b"BOX two, another")
+    workspace.clock.second_passes()
+    assert agent.read("proj/box") == mask(b"BOX two, another")
+    assert workspace.redactor.looks == 2
+    workspace.redactor.version = "2"
+    agent.read("proj/box")
+    assert workspace.redactor.looks == 3

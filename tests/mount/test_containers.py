@@ -1,10 +1,13 @@
 """Archives and documents in a mount: served where nothing in them is secret, refused where not."""
 
+import contextlib
 import gzip
 import json
 import os
 import shutil
+import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,46 @@ def test_renaming_and_deleting_one_shows_nothing_and_works(
     assert grantfs.status() == {"proj/moved.txt": "renamed", "proj/log.gz": "deleted"}
     grantfs.ask("commit", "-y")
     assert (archives / "moved.txt").read_bytes().startswith(b"PK")
+
+
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    settings = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*")
+    return subprocess.run(["git", *settings, *arguments], cwd=folder, capture_output=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_git_keeps_of_a_secret_is_not_read(
+    grantfs: Grantfs, source: Path, packed: bool
+) -> None:
+    """A secret that was taken out of a file is in the history still."""
+    for name, body in (("clean", b"a\n"), ("leak", ENV)):
+        repo = source / name
+        repo.mkdir()
+        git(repo, "init", "-q")
+        for number, text in enumerate((body, b"b\n")):
+            (repo / "file").write_bytes(text)
+            git(repo, "add", ".")
+            assert git(repo, "commit", "-qm", str(number)).returncode == 0
+        if packed:
+            assert git(repo, "gc", "-q").returncode == 0
+    proj = grantfs.up(source) / "proj"
+    assert b"-a\n" in git(proj / "clean", "log", "-p").stdout
+    (proj / "clean" / "file").write_bytes(b"c\n")
+    assert git(proj / "clean", "commit", "-qam", "by the agent").returncode == 0
+    assert git(proj / "clean", "log", "--oneline").stdout.count(b"\n") == 3
+    assert git(proj / "clean", "fsck", "--full").returncode == 0
+    told = git(proj / "leak", "log", "-p")
+    assert told.returncode != 0
+    assert TOKEN not in told.stdout + told.stderr
+    everything = b"".join(
+        path.read_bytes() if error_of(path.read_bytes) == "" else b""
+        for path in (proj / "leak" / ".git").rglob("*")
+        if path.is_file()
+    )
+    assert everything
+    for start in range(len(everything)):
+        if everything[start] == 0x78:
+            with contextlib.suppress(zlib.error):
+                assert TOKEN not in zlib.decompressobj().decompress(everything[start:], 4096)
+    refused = [one for one in grantfs.events("--event", "refuse") if ".git" in one["path"]]
+    assert "secrets-in-git" in json.dumps(refused)

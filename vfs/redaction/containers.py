@@ -1,4 +1,5 @@
-"""Looks into files that cannot be masked in place: archives, compressed files, documents.
+"""Looks into files that cannot be masked in place: archives, compressed files, documents, git's
+objects.
 
 `kind_of` tells by the first bytes whether a file is one; `holds_findings` unpacks it, within
 bounds of bytes, members and depth, and scans what comes out. What cannot be told is said
@@ -17,13 +18,18 @@ from typing import BinaryIO, Literal, cast
 
 import re2
 
-Kind = Literal["", "archive", "document"]
+from vfs.redaction import git_objects
+
+Kind = Literal["", "archive", "document", "git"]
 
 HEAD = 512
 """Bytes that `kind_of` wants to see of a file's beginning."""
 
 MAX_UNPACKED = 512 << 20
 """Bytes that may come out of one file, of all depths together."""
+
+MAX_GIT = 4 << 30
+"""Bytes, as `MAX_UNPACKED`, for a pack of git's, whose objects are put together from others."""
 
 MAX_RATIO = 1200
 """Times its own size that a file may unpack to, from `MAX_FREE` on; deflate ends at 1032."""
@@ -71,12 +77,15 @@ def kind_of(head: bytes) -> Kind:
         return "document"
     if head.startswith((*_COMPRESSED, *_CLOSED)):
         return "archive"
+    if git_objects.known(head):
+        return "git"
     return "archive" if head[257:262] == b"ustar" else ""
 
 
 def holds_findings(read: ReadAt, size: int, find: Find) -> bool:
     """True if something inside the file is a finding. Raises Unreadable, ScanError, OSError."""
-    allowed = max(MAX_FREE, min(MAX_UNPACKED, size * MAX_RATIO))
+    most = MAX_GIT if kind_of(read(0, HEAD)) == "git" else MAX_UNPACKED
+    allowed = max(MAX_FREE, min(most, size * MAX_RATIO))
     return _Look(find, allowed).file(_File(read, size), 0)
 
 
@@ -131,6 +140,8 @@ class _Look:
                     return self._stream(_inflated(file, how), depth)
             if head[257:262] == b"ustar":
                 return self._tar(file, depth)
+            if git_objects.known(head):
+                return self._git(file, head, depth)
         except (
             zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError,
             ValueError, NotImplementedError, RecursionError, MemoryError,
@@ -180,6 +191,24 @@ class _Look:
             self._take(len(text))
             if self._find(text) or self._find(b"".join(_PDF_TEXT.findall(text))):
                 return True
+        return False
+
+    def _git(self, file: BinaryIO, head: bytes, depth: int) -> bool:
+        def pread(offset: int, size: int) -> bytes:
+            file.seek(offset)
+            return file.read(size)
+
+        if not head.startswith((b"PACK", b"#")):
+            return self._stream(git_objects.loose(pread), depth)
+        for text in git_objects.packed(pread, self._take, lambda first: kind_of(first) != ""):
+            if self._parts(iter((text,)), counted=True):
+                return True
+            if kind_of(text[:HEAD]):
+                if depth + 1 >= MAX_DEPTH:
+                    raise Unreadable("archives in archives, too deep")
+                inner = _File(lambda at, size, text=text: text[at : at + size], len(text))  # type: ignore[misc]
+                if self.file(inner, depth + 1):
+                    return True
         return False
 
     def _stream(self, chunks: Iterator[bytes], depth: int) -> bool:
