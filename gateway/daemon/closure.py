@@ -2,7 +2,8 @@
 
 A change cannot land alone where it would destroy what another one still needs: the bytes of a
 file that the agent moved or copied from there, a folder in whose place a file is to stand, one of
-the names of a hard link. `commit` and `discard` take such changes with those that were named, and
+the names of a hard link, the rest of a `.git` (references without their objects are a broken
+repository). `commit` and `discard` take such changes with those that were named, and
 a group lands as a whole or not at all. Pure functions over `Change`s of one projection.
 """
 
@@ -22,6 +23,12 @@ def _above(path: bytes) -> Iterator[bytes]:
         at = path.rfind(b"/", 0, at)
 
 
+def _git_folder(path: bytes) -> bytes | None:
+    """The outermost `.git` that a path is in, or is."""
+    parts = path.split(b"/")
+    return b"/".join(parts[: parts.index(b".git") + 1]) if b".git" in parts else None
+
+
 class _Index:
     """Changes by what they have to do with a place; indices into the list."""
 
@@ -31,6 +38,7 @@ class _Index:
         self.placing: dict[bytes, list[int]] = defaultdict(list)
         self.from_origin: dict[bytes, list[int]] = defaultdict(list)
         self.by_ino: dict[int, list[int]] = defaultdict(list)
+        self._by_git: dict[bytes, list[int]] = defaultdict(list)
         for number, change in enumerate(changes):
             if change.ends is not None:
                 self.ending[change.ends].append(number)
@@ -41,6 +49,8 @@ class _Index:
                     self.from_origin[item.origin].append(number)
             if item is not None and item.ino is not None and not stat.S_ISDIR(item.kind):
                 self.by_ino[item.ino].append(number)
+            for git in {_git_folder(change.place), _git_folder(change.ends or b"")} - {None}:
+                self._by_git[git].append(number)  # type: ignore[index]
         self._ending_sorted = sorted(self.ending)
         self._placing_sorted = sorted(self.placing)
 
@@ -50,6 +60,13 @@ class _Index:
         while at < len(ordered) and ordered[at].startswith(folder + b"/"):
             yield ordered[at]
             at += 1
+
+    def of_one_git(self, number: int) -> Iterator[int]:
+        """The first change in the same `.git`; of the first, all: few links tie them together."""
+        change = self.changes[number]
+        for git in {_git_folder(change.place), _git_folder(change.ends or b"")} - {None}:
+            members = self._by_git[git]  # type: ignore[index]
+            yield from members if members[0] == number else members[:1]
 
     def ending_within(self, folder: bytes) -> Iterator[int]:
         """Changes that take something of the source away below *folder*."""
@@ -64,6 +81,7 @@ class _Index:
 
 def _for_commit(index: _Index, number: int) -> Iterator[int]:
     change = index.changes[number]
+    yield from index.of_one_git(number)
     if change.ends is not None:
         # Whoever shows the bytes that end here has to have landed.
         yield from index.from_origin.get(change.ends, ())

@@ -106,3 +106,37 @@ def test_what_git_keeps_of_a_secret_is_not_read(
                 assert TOKEN not in zlib.decompressobj().decompress(everything[start:], 4096)
     refused = [one for one in grantfs.events("--event", "refuse") if ".git" in one["path"]]
     assert "secrets-in-git" in json.dumps(refused)
+
+
+def test_what_packs_placeholders_is_decided_by_the_user(grantfs: Grantfs, source: Path) -> None:
+    """`git add` of a masked file makes an object of its placeholders, which nothing can undo; and
+    references land with all of their objects or not at all."""
+    repo = source / "repo"
+    repo.mkdir()
+    git(repo, "init", "-q")
+    (repo / "notes").write_bytes(b"plain\n")
+    git(repo, "add", ".")
+    assert git(repo, "commit", "-qm", "first").returncode == 0
+    (repo / ".env").write_bytes(ENV)
+    before = git(repo, "rev-parse", "HEAD").stdout
+    mounted = grantfs.up(source) / "proj" / "repo"
+    (mounted / "notes").write_bytes(b"changed\n")
+    with zipfile.ZipFile(mounted / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(mounted / ".env", "env")
+    git(mounted, "add", ".env", "notes")
+    assert git(mounted, "commit", "-qm", "second").returncode == 0
+    flags = {one["path"]: one["flags"] for one in grantfs.ask("status")["changes"]}
+    packed = {path for path, found in flags.items() if "placeholder-packed" in found}
+    assert "proj/repo/all.zip" in packed
+    assert len(packed) == 2
+    done = grantfs.ask("commit", "-y", code=3)
+    assert "proj/repo/notes" in done["applied"]
+    assert not [path for path in done["applied"] if "/.git/" in path]
+    assert set(done["undecided"]) == packed
+    assert git(repo, "rev-parse", "HEAD").stdout == before
+    assert git(repo, "fsck", "--full").returncode == 0
+    assert not (repo / "all.zip").exists()
+    grantfs.ask("commit", "-y", "--placeholders", "keep", "proj/repo")
+    assert git(repo, "rev-parse", "HEAD").stdout != before
+    assert git(repo, "fsck", "--full").returncode == 0
+    assert (repo / "all.zip").exists()

@@ -17,7 +17,7 @@ from typing import Any
 
 import re2
 
-from vfs.redaction import bodies, propose
+from vfs.redaction import bodies, objects, propose
 from vfs.redaction.errors import ScanError
 from vfs.redaction.known import KnownValues
 from vfs.redaction.propose_slow import SlowProposer
@@ -26,7 +26,7 @@ from vfs.redaction.spans import Finding, Kind, Mark, pieces, union, without
 from vfs.redaction.validators import Validator, named
 from vfs.redaction.views import View, views
 
-REVISION = 1
+REVISION = 2
 """Raised by whoever changes what the engine finds with the same rules."""
 
 MAX_SCAN = 64 << 20
@@ -276,7 +276,9 @@ class Engine:
                 if rule.extend:
                     at = self._follow(text, start, end, rule, marks, covers)
                 else:
-                    marks.append(Mark(start, end, rule.priority, rule.id, rule.kind))
+                    spans = [(start + a, start + b) for a, b in objects.texts(value)]
+                    for a, b in spans or [(start, end)]:
+                        marks.append(Mark(a, b, rule.priority, rule.id, rule.kind))
             else:
                 # What was refused may hide the beginning of a match that holds.
                 at = max(start, match.start() + 1)

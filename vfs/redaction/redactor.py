@@ -4,13 +4,13 @@ One for each workspace, safe from any thread. Every byte of a source passes thro
 `reader` before an agent sees it; both mask with the same rules and key, and `restore` undoes it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vfs.redaction import containers
 from vfs.redaction.engine import PROFILES, Engine
 from vfs.redaction.known import KnownValues
 from vfs.redaction.placeholders import Masker
-from vfs.redaction.restore import Known, Mode, Restoration, restore
+from vfs.redaction.restore import Known, Mode, Restoration, Undecided, restore
 from vfs.redaction.spans import Finding
 from vfs.redaction.stream import BLOCK, MaskedReader, ReadAt
 
@@ -136,4 +136,22 @@ class Redactor:
     ) -> Restoration:
         """Scans `base` again and puts its secrets back into `staged`; see `restore.restore`."""
         findings = self.findings(base, profile)
-        return restore(staged, base, findings, self.masker, mode=mode, known=known)
+        result = restore(staged, base, findings, self.masker, mode=mode, known=known)
+        if mode != "keep" and staged != base and self._packs_placeholders(staged):
+            packed = Undecided(0, len(staged), "packed")
+            result = replace(result, undecided=(*result.undecided, packed))
+        return result
+
+    def _packs_placeholders(self, staged: bytes) -> bool:
+        """True if an archive or an object of git's holds placeholders, which nothing can put back.
+        Of one that cannot be looked into nobody knows."""
+        if not containers.kind_of(staged[: containers.HEAD]):
+            return False
+        try:
+            return containers.holds_findings(
+                lambda offset, size: staged[offset : offset + size],
+                len(staged),
+                lambda text: bool(self.masker.live_spans(text)),
+            )
+        except containers.Unreadable:
+            return False

@@ -2,7 +2,8 @@
 
 A placeholder is put back, byte for byte, where its secret stood: the same place (`place`), no more
 often than there. Whatever else looks like a placeholder is `Undecided` and never restored in
-silence: cut or altered, invented, carried from elsewhere, or a copy. Values under `MARKED`
+silence: cut or altered, invented, carried from elsewhere, a copy, or packed into an archive or an
+object of git's (the redactor says so). Values under `MARKED`
 characters have placeholders that innocent text may hold, so they are matched by place only.
 
 Works on each view of the bytes, so UTF-16 files are restored in their own encoding. Linear in the
@@ -21,7 +22,7 @@ from vfs.redaction.rules import regex
 from vfs.redaction.spans import Finding
 from vfs.redaction.views import STRIDE, Unit, narrow, views
 
-Why = Literal["cut", "forged", "moved", "extra"]
+Why = Literal["cut", "forged", "moved", "extra", "packed"]
 Mode = Literal["ask", "restore", "keep"]
 Known = Callable[[bytes], bytes | None]
 """Takes a placeholder (one byte a character), returns its original in another file, or None."""
