@@ -4,6 +4,7 @@ import codecs
 import os
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ ENCODED: dict[str, Callable[[str], bytes]] = {
 def reads(path: Path, size: int, rng: random.Random) -> bytes:
     """The file by reads of random places, sizes and handles, put together."""
     edges = sorted({0, size, *(rng.randrange(size + 1) for _ in range(12))})
-    spans = [(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    spans = list(pairwise(edges))
     rng.shuffle(spans)
     data = bytearray(size)
     handles = [os.open(path, os.O_RDONLY) for _ in range(3)]
