@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.audit.events import show_name
-from gateway.review.flags import flags_for
+from gateway.review.flags import exposes, flags_for
 from gateway.review.hunks import Hunk, count_lines, hunks, is_binary
 from gateway.review.patch import Side, file_patch
 from vfs.attributes import Fingerprint
@@ -363,7 +363,8 @@ class Reviewer:
             change, conflict, old, new, binary, found, self._flags(sides, old, new, binary), 0, 0,
             sides.writes, self._digest(sides, new),
         )  # fmt: skip
-        self._judge_placeholders(sides, reviewed)
+        restored = self._judge_placeholders(sides, reviewed)
+        self._judge_secrets(sides, reviewed, restored)
         return reviewed
 
     def _flags(self, sides: Sides, old: Side | None, new: Side | None, binary: bool) -> list[str]:
@@ -381,15 +382,32 @@ class Reviewer:
             return False
         return (change.old.uid, change.old.gid) != (change.item.uid, change.item.gid)
 
-    def _judge_placeholders(self, sides: Sides, reviewed: Reviewed) -> None:
-        if sides.new is None or sides.new.raw or not stat.S_ISREG(sides.new.mode):
+    def _judge_secrets(self, sides: Sides, reviewed: Reviewed, restored: int) -> None:
+        """Secrets that the change shows to more people, or that the agent wrote itself."""
+        change, new = sides.change, sides.new
+        if new is None or reviewed.new is None or not stat.S_ISREG(new.mode):
             return
+        old_mode = sides.old.mode if sides.old is not None else None
+        if exposes(change.place, change.old_place, old_mode, new.mode) and (
+            restored or (new.raw and new.read() != reviewed.new.data)
+        ):
+            reviewed.flags.append("secret-exposed")
+        if not new.raw:
+            before = reviewed.old.data if reviewed.old is not None else b""
+            if self._redactor.values(reviewed.new.data) - self._redactor.values(before):
+                reviewed.flags.append("secret-added")
+
+    def _judge_placeholders(self, sides: Sides, reviewed: Reviewed) -> int:
+        """Notes what becomes of placeholders; returns how many are put back."""
+        if sides.new is None or sides.new.raw or not stat.S_ISREG(sides.new.mode):
+            return 0
         outcome = self.restoration(sides, sides.new.read())
         reviewed.placeholders = outcome.restored + len(outcome.undecided)
         reviewed.undecided = len(outcome.undecided)
         reviewed.flags += sorted({f"placeholder-{one.why}" for one in outcome.undecided})
         if outcome.dropped:
             reviewed.flags.append("secret-dropped")
+        return outcome.restored
 
     def _big(self, sides: Sides, conflict: str | None) -> Reviewed:
         digest = self._new_digest(sides)
@@ -406,7 +424,8 @@ class Reviewer:
             sides.change, conflict, None, None, True, [], flags, 0, 0, sides.writes,
             digest.digest(),
         )  # fmt: skip
-        self._judge_placeholders(sides, reviewed)
+        restored = self._judge_placeholders(sides, reviewed)
+        self._judge_secrets(sides, reviewed, restored)
         return reviewed
 
     def _digest(self, sides: Sides, new: Side | None) -> bytes:

@@ -5,20 +5,34 @@ ones, and the flag says so by being a flag and no promise.
 """
 
 import stat
+import unicodedata
 from fnmatch import fnmatchcase
 
 from vfs.names import leaves
 
 _RUNS_LATER = (
-    ".git/hooks/*", ".git/config", ".git/info/attributes", ".githooks/*", ".husky/*",
-    ".github/workflows/*", ".gitlab-ci.yml", ".circleci/*", "Jenkinsfile",
-    ".pre-commit-config.yaml",
-    ".bashrc", ".bash_profile", ".profile", ".zshrc", ".zshenv", ".envrc", ".vimrc", ".exrc",
-    ".vscode/tasks.json", ".vscode/settings.json", ".vscode/launch.json", ".idea/*",
-    "package.json", "Makefile", "GNUmakefile", "makefile", "justfile", "setup.py", "conftest.py",
-    "sitecustomize.py", "usercustomize.py", "*.pth", "*.pyc", ".venv/*", "crontab", "*.desktop",
-    "*.service", "*.timer", "Dockerfile", "docker-compose.yml", "Vagrantfile", "build.rs",
-    "CMakeLists.txt", ".npmrc", ".gitattributes", ".gitmodules",
+    # git and its hosts
+    ".git/hooks/*", ".git/config", ".git/info/attributes", ".gitattributes", ".gitmodules",
+    ".githooks/*", ".husky/*", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml",
+    ".github/workflows/*", ".github/actions/*", ".gitlab-ci.yml", ".circleci/*", "Jenkinsfile",
+    "azure-pipelines.yml", "bitbucket-pipelines.yml", ".travis.yml", ".drone.yml",
+    ".buildkite/*", "appveyor.yml",
+    # shells, editors and desktops
+    ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".bash_aliases", ".profile",
+    ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".inputrc", ".envrc", ".config/fish/*",
+    ".vimrc", ".exrc", ".nvimrc", ".config/nvim/*", ".emacs", ".emacs.d/*", ".tmux.conf",
+    ".vscode/*", ".idea/*", "*.code-workspace", ".devcontainer/*", ".devcontainer.json",
+    "*.desktop", ".config/autostart/*", "*.service", "*.timer", "crontab", "cron.*/*",
+    ".ssh/rc", ".ssh/config",
+    # what agents obey
+    ".claude/*", ".cursor/*", ".mcp.json", "CLAUDE.md", "AGENTS.md", ".cursorrules",
+    # builds and packages
+    "package.json", ".npmrc", ".yarnrc.yml", "Makefile", "GNUmakefile", "makefile", "*.mk",
+    "justfile", "Taskfile.yml", "CMakeLists.txt", "meson.build", "configure", "build.rs",
+    ".cargo/config.toml", "setup.py", "setup.cfg", "pyproject.toml", "tox.ini", "noxfile.py",
+    "conftest.py", "sitecustomize.py", "usercustomize.py", "*.pth", "*.pyc", ".venv/*", "venv/*",
+    "Rakefile", "Gemfile", "*.gemspec", "build.gradle", "build.gradle.kts", "gradlew", "pom.xml",
+    "Dockerfile", "docker-compose.yml", "compose.yaml", "Vagrantfile",
 )  # fmt: skip
 _LOCK_FILES = frozenset(
     {
@@ -30,6 +44,8 @@ _INVISIBLE = frozenset(
     "\u00ad\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"
     "\u2060\u2066\u2067\u2068\u2069\ufeff\u061c\u180e"
 )
+_LOOKALIKES = frozenset({"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
+_LATIN_LOOKING = frozenset("асеорхуіјѕһԁԛԝАВСЕНІЈКМОРЅТХУοΑΒΕΖΗΙΚΜΝΟΡΤΥΧ")
 LARGE_BYTES = 10 * 1024 * 1024
 """A change of this size or more is flagged: nobody reads it."""
 
@@ -52,6 +68,27 @@ def hides_text(old: bytes | None, new: bytes | None) -> bool:
     before = set((old or b"").decode(errors="ignore")) & _INVISIBLE
     now = set(new.decode(errors="ignore")) & _INVISIBLE
     return bool(now - before)
+
+
+def is_confusable(path: str) -> bool:
+    """True if a word of a name mixes Latin letters with those of a script that look like them, or
+    consists of such letters alone."""
+    if path.isascii():
+        return False
+    for word in "".join(c if c.isalpha() else " " for c in path).split():
+        scripts = {unicodedata.name(c, "").partition(" ")[0] for c in word}
+        if "LATIN" in scripts and not scripts.isdisjoint(_LOOKALIKES):
+            return True
+        if len(word) > 1 and _LATIN_LOOKING.issuperset(word):
+            return True
+    return False
+
+
+def exposes(place: bytes, old_place: bytes | None, old_mode: int | None, new_mode: int) -> bool:
+    """True if what stood at the old place can be read by others, or in another folder, now."""
+    if old_place is not None and old_place.rpartition(b"/")[0] != place.rpartition(b"/")[0]:
+        return True
+    return bool(new_mode & 0o044 & ~(old_mode or 0o044))
 
 
 def flags_for(
@@ -104,4 +141,6 @@ def flags_for(
         found.append("large")
     if hides_text(old, new) or any(c in _INVISIBLE for c in path):
         found.append("invisible-unicode")
+    if is_confusable(path):
+        found.append("confusable-name")
     return found
