@@ -91,36 +91,45 @@ class Source:
         protected: Callable[[tuple[int, int]], bool] = never_protected,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         shown: bytes | None = None,
+        *,
+        is_file: bool = False,
     ) -> None:
+        """`is_file`: a single file was granted, whatever stands at its name now."""
         self.root = root
         self._protected = protected
         self._clock_ns = clock_ns
         self._folders: OrderedDict[bytes, _Folder] = OrderedDict()
-        fd = os.open(root, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            status = stat_fd(fd)
-            self.identity = status.identity
-            self.is_file = stat.S_ISREG(status.mode)
-            if not self.is_file and not stat.S_ISDIR(status.mode):
-                raise _error(errno.EINVAL)
-            if protected(status.identity):
-                raise _error(ENOENT)
-        except BaseException:
-            os.close(fd)
-            raise
+        fd = -1
+        self.identity, self.is_file = (0, 0), is_file
+        if not is_file:
+            fd = os.open(root, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                self._look_at(stat_fd(fd))
+            except BaseException:
+                os.close(fd)
+                raise
         folder, self._host_name = os.path.split(root)
         self.only = b""
         if self.is_file:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             self.only = shown or self._host_name
             fd = os.open(folder, _FOLDER_FLAGS)
-            status = stat_fd(fd)
+        status = stat_fd(fd)
         self._anchor = fd
         self._anchor_identity = status.identity
         self._anchor_checked_ns = clock_ns()
         self._mount = status.mount
         self.home_dev = status.dev
-        self._remote = _is_remote(status.dev)
+        self.is_remote = _is_remote(status.dev)
+
+    def _look_at(self, root: Stat) -> None:
+        self.identity = root.identity
+        self.is_file = stat.S_ISREG(root.mode)
+        if not self.is_file and not stat.S_ISDIR(root.mode):
+            raise _error(errno.EINVAL)
+        if self._protected(root.identity):
+            raise _error(ENOENT)
 
     def close(self) -> None:
         """Close every descriptor; the source is unusable afterwards."""
@@ -235,7 +244,7 @@ class Source:
     def stat(self, path: bytes) -> Stat:
         """Attributes of the object at *path*, a symlink's own."""
         if not path:
-            return stat_fd(self._anchored(), fresh=self._remote)
+            return stat_fd(self._anchored(), fresh=self.is_remote)
         folder, name = self._place(path)
         if name.startswith(names.TEMPORARY_PREFIX):
             raise _error(ENOENT)  # a commit at work
@@ -244,13 +253,13 @@ class Source:
             raise _error(ENOENT)
         if self.is_file and status.kind != stat.S_IFREG:
             raise _error(ENOENT)  # a file was granted; whatever stands at its name now was not
-        if self._remote:
+        if self.is_remote:
             status = stat_at(folder, name, fresh=True)
         return status
 
     def stat_open(self, fd: int) -> Stat:
         """Attributes of a file of this source by a descriptor of it."""
-        return stat_fd(fd, fresh=self._remote)
+        return stat_fd(fd, fresh=self.is_remote)
 
     def occupied(self, path: bytes) -> bool:
         """True if the host has anything at *path*, protected objects and mounts included."""

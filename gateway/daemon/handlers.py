@@ -12,7 +12,8 @@ from gateway.audit import AuditError
 from gateway.audit.events import Event
 from gateway.authority.grants import Grant
 from gateway.control import messages
-from gateway.daemon.commit import Committer, diff_json
+from gateway.daemon.commit import Committer
+from gateway.daemon.outcome import diff_json
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.errors import GrantfsError
 from gateway.scanning import scan_path

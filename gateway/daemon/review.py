@@ -333,6 +333,16 @@ class Reviewer:
             data = self._mask(data, side.profile)
         return Side(side.mode, data)
 
+    def look_at(self, change: Change) -> tuple[bytes, bytes]:
+        """The source's own bytes at a change's place, and what the agent may see of them. Raises
+        OSError, ScanError."""
+        side = self._source_side(change.projection, change.place, stat.S_IFREG)
+        try:
+            data = side.read()
+        finally:
+            side.close()
+        return data, self._mask(data, side.profile)
+
     def _mask(self, data: bytes, profile: str) -> bytes:
         findings = self._redactor.findings(data, profile)
         return self._redactor.masker.mask(data, findings)

@@ -18,8 +18,9 @@ from gateway.audit import AuditLog
 from gateway.audit.events import Event, show_name
 from gateway.authority import keys as keystore
 from gateway.authority.grants import AccessName, Grant, GrantStore
+from gateway.commit.history import CommitStore, PendingSource
+from gateway.commit.recovery import recover
 from gateway.daemon import kernel, rulepacks, sources
-from gateway.daemon.commits import CommitStore
 from gateway.daemon.gate import WorkspaceGate
 from gateway.daemon.redaction import build_engine, build_redactor
 from gateway.daemon.reserve import Reserve
@@ -151,6 +152,8 @@ class Workspace:
             Audience(os.getuid(), agent_uid(chosen.agent_user)),
         )
         self.commits = CommitStore(folder / "commits.db", self.keys)
+        self.unfinished: list[str] = []
+        self.recover_commits()
         self.projections: dict[int, Projection] = {}
         self._expiry_changed = trio.Event()
         self._open_projections()
@@ -169,6 +172,35 @@ class Workspace:
         self.settings = self.settings.with_changes(**changes)
         self.settings.save(self.folder)
         self.fs.quota.limits = Limits(self.settings.stage_limit)
+
+    def recover_commits(self) -> None:
+        """Finish or take back what a crash left of a commit; `unfinished` says what has to wait.
+        Raises OSError."""
+        landed = self.fs.store.landed()
+        if landed:
+            self.fs.store.sync()
+        self.unfinished = []
+        for one in recover(self.commits, landed, self._open_for_recovery):
+            if one.problem is not None:
+                self.warnings.append(f"commit {one.commit}, cut short: {one.problem}")
+            if one.waits:
+                self.unfinished.append(one.problem or "")
+                continue
+            self.log.append(
+                Event.DAEMON_RECOVERED,
+                detail={
+                    "commit": one.commit,
+                    "journal": "finished" if one.landed else "taken back",
+                },
+            )
+        if landed:
+            with self.fs.tree.transaction():
+                for commit in landed - set(self.commits.pending()):
+                    self.fs.store.forget_landed(commit)
+
+    def _open_for_recovery(self, one: PendingSource) -> Source:
+        shown = one.shown if one.is_file else None
+        return Source(one.root, shown=shown, is_file=one.is_file)
 
     # -- projections -----------------------------------------------------------------------
 

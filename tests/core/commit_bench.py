@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import trio
 
 from gateway.control.messages import StartUp
-from gateway.daemon.commit import Committer, Outcome
+from gateway.daemon.commit import Committer
+from gateway.daemon.outcome import Outcome
 from gateway.daemon.state import create_state
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.places import Places

@@ -97,6 +97,11 @@ CREATE TABLE base (
 ) STRICT, WITHOUT ROWID;
 """
 
+_LANDED = """
+-- Commits whose changes this stage has forgotten, while the commit still has something to do.
+CREATE TABLE IF NOT EXISTS landed (commit_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+"""
+
 InodeRow = tuple[
     int, int, bytes | None, int, int, int, int, int | None, int | None,
     int | None, int | None, int | None, int | None, int, int | None, bytes | None,
@@ -160,6 +165,7 @@ class Store:
             )
         elif version != SCHEMA_VERSION:
             raise OSError(95, f"stage of format {version}, this program knows {SCHEMA_VERSION}")
+        self._db.executescript(_LANDED)
 
     def close(self) -> None:
         """Fold the write-ahead log in and close."""
@@ -225,7 +231,19 @@ class Store:
             identity = unsigned(row[2]), unsigned(row[3])
             yield row[0], row[1], Fingerprint(*identity, *row[4:11]), row[11]
 
+    def landed(self) -> set[str]:
+        """Commits that were noted and not yet forgotten."""
+        return {row[0] for row in self._db.execute("SELECT commit_id FROM landed")}
+
     # -- writing, inside a transaction -----------------------------------------------------
+
+    def note_landed(self, commit: str) -> None:
+        """With the transaction, the commit is made."""
+        self._db.execute("INSERT INTO landed VALUES (?)", (commit,))
+
+    def forget_landed(self, commit: str) -> None:
+        """Nothing of the commit is left to do."""
+        self._db.execute("DELETE FROM landed WHERE commit_id = ?", (commit,))
 
     def put_projection(
         self, number: int, root: bytes, name: bytes, is_file: bool, dev: int, ino: int

@@ -1,0 +1,501 @@
+"""One commit on its way into its sources: whole, or not at all.
+
+Every change is reviewed and its new content written to a temporary sibling; then all steps are
+written down; then they are taken. What decides is one transaction of the stage's database, which
+forgets the changes and notes the commit: before it, whatever happens is taken back (by `undo` here,
+by `gateway.commit.recovery` after a crash); after it, the commit is made and only leftovers go.
+"""
+
+import hashlib
+import hmac
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+from gateway.audit.events import show_name
+from gateway.commit import closure
+from gateway.commit.batch import Batch
+from gateway.commit.history import Commit, PendingSource
+from gateway.commit.plan import Plan, removals
+from gateway.commit.steps import MovedError, Step
+from gateway.daemon.jobs import JobMaker, Part
+from gateway.daemon.outcome import Outcome, Placeholders, diff_json
+from gateway.daemon.review import Reviewed, Reviewer
+from gateway.daemon.workspace import Workspace
+from gateway.errors import ConflictError, GrantfsError
+from vfs.projection import Projection
+from vfs.redaction import ScanError
+from vfs.source import Source
+from vfs.stage.changes import Change, Kind
+from vfs.stage.settle import Settler, Snapshot, Touched
+from vfs.stage.tree import StagedInode
+
+log = logging.getLogger(__name__)
+
+_TOGETHER = 32
+_TOGETHER_BYTES = 16 << 20
+
+STAGE_MOVED = "the stage has moved on since it was reviewed: look at `grantfs status` again"
+_WRITTEN = "the agent is still writing to it"
+
+
+class MovedGroupError(Exception):
+    """A group's source changed while it landed; nothing of the commit has. `changes` are those of
+    the group: the rest can be tried again."""
+
+    def __init__(self, changes: Sequence[Change], why: str) -> None:
+        super().__init__(why)
+        self.changes = changes
+
+
+class FailedError(Exception):
+    """The system refused a step; nothing of the commit has landed. `changes` are those that the
+    step was for."""
+
+    def __init__(self, changes: Sequence[Change], error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.changes = changes
+
+
+@dataclass(slots=True)
+class _Group:
+    """Changes that land together; `steps_taken` where they had to come first."""
+
+    changes: list[Change]
+    parts: list[Part] = field(default_factory=list)
+    plan: Plan | None = None
+    steps: list[Step] = field(default_factory=list)
+    steps_taken: bool = False
+
+
+@dataclass(slots=True)
+class _OnSource:
+    """What a commit does to one source."""
+
+    number: int
+    maker: JobMaker
+    source: Source
+    batch: Batch
+    renewed: list[bytes]
+    groups: list[_Group]
+    removals: list[Step] = field(default_factory=list)
+
+    @property
+    def projection(self) -> Projection:
+        """The projection of the source."""
+        return self.maker.projection
+
+
+class Transaction:
+    """One attempt at a commit. `digests` are those of the reviewed changes by path, None where the
+    commit is not bound to a review."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        reviewer: Reviewer,
+        commit: Commit,
+        placeholders: Placeholders,
+        digests: Mapping[bytes, bytes] | None,
+    ) -> None:
+        self._workspace = workspace
+        self._fs = workspace.fs
+        self._history = workspace.commits
+        self._reviewer = reviewer
+        self._commit = commit
+        self._placeholders = placeholders
+        self._digests = digests
+        self._digest_key = workspace.keys.derive("digest")
+        self._sources: list[_OnSource] = []
+        self._landed = False
+        self.outcome = Outcome()
+        self.touched: list[Touched] = []
+        self.refused: list[Change] = []
+
+    async def run(self, changes: Sequence[Change]) -> list[Reviewed]:
+        """Land what can land; what cannot is in `outcome`, and in `refused`. Returns what landed.
+
+        Raises MovedGroupError, FailedError, ConflictError and GrantfsError, after which every
+        source is as it was.
+        """
+        with trio.CancelScope(shield=True):
+            try:
+                await self._open(changes)
+                landed = await self._run()
+                if not landed:
+                    await trio.to_thread.run_sync(self._take_back, None)
+            except BaseException as error:
+                await trio.to_thread.run_sync(self._take_back, error)
+                raise
+            finally:
+                for on in self._sources:
+                    on.source.close()
+                    on.projection.source.look_again()
+        return landed
+
+    async def _run(self) -> list[Reviewed]:
+        for on in self._sources:
+            await self._prepare(on)
+            self._drop_written(on)
+        parts = [part for on in self._sources for group in on.groups for part in group.parts]
+        if not parts:
+            return []
+        reviewed = [part.reviewed for part in parts if part.reviewed is not None]
+        await trio.to_thread.run_sync(self._describe, reviewed)
+        for on in self._sources:
+            await self._plan(on)
+        for on in self._sources:
+            await self._land(on)
+        self._settle()
+        await trio.to_thread.run_sync(self._clean)
+        self.outcome.applied += [one.path for one in reviewed]
+        return reviewed
+
+    # -- before ----------------------------------------------------------------------------
+
+    async def _open(self, changes: Sequence[Change]) -> None:
+        pending = []
+        for projection in {change.projection.id: change.projection for change in changes}.values():
+            mine = [change for change in changes if change.projection is projection]
+            try:
+                source = projection.source.for_commit()
+            except OSError as error:
+                why = f"its source is out of reach: {error.strerror}"
+                self._refuse(mine, {one.path: why for one in mine}, self.outcome.conflicts)
+                continue
+            maker = JobMaker(self._fs, projection)
+            maker.note_shared(mine)
+            self._sources.append(
+                _OnSource(
+                    len(self._sources), maker, source, Batch(source, self._commit.id, len(mine)),
+                    self._settler(projection).same_bases(),
+                    [_Group(group) for group in _in_order(closure.groups(mine))],
+                )
+            )  # fmt: skip
+            ino = projection.source.identity[1]
+            folders = _folders_of(mine)
+            pending.append(PendingSource(source.root, source.only, source.is_file, ino, folders))
+        if pending:
+            await trio.to_thread.run_sync(self._history.begin, self._commit, pending)
+
+    def _settler(self, projection: Projection) -> Settler:
+        return Settler(self._fs.union, self._fs.files, projection)
+
+    def _refuse(
+        self, group: Sequence[Change], why: Mapping[bytes, str], where: list[dict[str, str]]
+    ) -> None:
+        """Note a group that does not land: *why* for those that cannot, and the rest with them."""
+        self.refused += group
+        where += [{"path": show_name(path), "why": text} for path, text in why.items()]
+        blocking = show_name(next(iter(why)))
+        with_it = f"it goes together with {blocking}, which cannot land"
+        self.outcome.conflicts += [
+            {"path": show_name(change.path), "why": with_it}
+            for change in group
+            if change.path not in why
+        ]
+
+    async def _prepare(self, on: _OnSource) -> None:
+        """Review every group and write its new contents beside the old ones."""
+        leaving = frozenset(self._leaving(on))
+        waiting, on.groups = on.groups, []
+        while waiting:
+            opening = _turn(waiting[0].changes)[0] == 0
+            count = 1 if opening else self._how_many(waiting)
+            taken, waiting = waiting[:count], waiting[count:]
+            try:
+                reviewed = await self._review(taken)
+                ready = [group for group in reviewed if self._make_plan(on, group, leaving)]
+                await self._in_thread(ready, _prepare_plan)
+            finally:
+                for group in taken:
+                    _let_go(group)
+            if opening:
+                # A folder that is to be written to is made writable before that.
+                await self._in_thread(ready, lambda group: self._open_up(on, group))
+            on.groups += ready
+        if on.groups:
+            await self._in_thread(on.groups[-1:], lambda _group: on.batch.sync_files())
+
+    def _how_many(self, waiting: Sequence[_Group]) -> int:
+        """How many of the groups are taken at once: each holds descriptors and contents."""
+        changes = size = 0
+        for number, group in enumerate(waiting):
+            changes += len(group.changes)
+            for change in group.changes:
+                inode = self._staged(change)
+                if inode is not None and inode.body is not None:
+                    size += self._fs.bodies.stat(inode.body).st_size
+            if number and (changes > _TOGETHER or size > _TOGETHER_BYTES):
+                return number
+        return len(waiting)
+
+    def _leaving(self, on: _OnSource) -> list[bytes]:
+        """Folders of the source that will be gone."""
+        changes = [change for group in on.groups for change in group.changes]
+        deleted = [
+            one.place
+            for one in changes
+            if one.item is None and one.old is not None and stat.S_ISDIR(one.old.mode)
+        ]
+        return on.maker.emptied(changes) + deleted
+
+    async def _in_thread(self, groups: Sequence[_Group], work: Callable[[_Group], None]) -> None:
+        """Do *work* for each of the groups in a worker thread; say of which one it failed."""
+        at = [0]
+
+        def all_of_them() -> None:
+            for at[0], group in enumerate(groups):
+                work(group)
+
+        try:
+            await trio.to_thread.run_sync(all_of_them)
+        except MovedError as error:
+            raise MovedGroupError(groups[at[0]].changes, str(error)) from error
+        except OSError as error:
+            raise FailedError(groups[at[0]].changes, error) from error
+
+    async def _review(self, groups: Sequence[_Group]) -> list[_Group]:
+        """Open, read and restore what the groups are about; those that can land."""
+        for group in groups:
+            for change in group.changes:
+                sides = self._reviewer.open_sides(change)
+                inode = self._staged(change)
+                before = Snapshot.of(inode) if inode is not None else None
+                group.parts.append(Part(change, sides, before))
+        found = await trio.to_thread.run_sync(
+            lambda: [[self._judge_and_render(part) for part in group.parts] for group in groups]
+        )
+        return [
+            group
+            for group, verdicts in zip(groups, found, strict=True)
+            if self._may_land(group, verdicts)
+        ]
+
+    def _staged(self, change: Change) -> StagedInode | None:
+        item = change.item
+        return self._fs.tree.inodes.get(item.ino) if item is not None and item.ino else None
+
+    def _judge(self, part: Part) -> tuple[str, str]:
+        """What keeps a part from landing, and why; both empty if nothing does. In a thread."""
+        sides = part.sides
+        try:
+            part.reviewed = self._reviewer.review(sides)
+            if part.reviewed.conflict is not None:
+                return "conflict", part.reviewed.conflict
+            new = sides.new
+            if new is None or new.raw or not stat.S_ISREG(new.mode):
+                return "", ""
+            if sides.change.kind is Kind.MODE:
+                return "", ""
+            result = self._reviewer.restoration(sides, new.read(), self._placeholders)
+        except (OSError, ScanError) as error:
+            return "failed", getattr(error, "strerror", None) or str(error)
+        if result.undecided:
+            why = ", ".join(sorted({one.why for one in result.undecided}))
+            return "undecided", f"{len(result.undecided)} placeholder(s) {why}"
+        part.data = result.data
+        return "", ""
+
+    def _judge_and_render(self, part: Part) -> tuple[str, str]:
+        found = self._judge(part)
+        if part.reviewed is not None:
+            part.reviewed.render()  # contents of all would be more than memory
+        return found
+
+    def _may_land(self, group: _Group, verdicts: Sequence[tuple[str, str]]) -> bool:
+        places = {
+            "conflict": self.outcome.conflicts,
+            "undecided": self.outcome.undecided,
+            "failed": self.outcome.failed,
+        }
+        for part, (verdict, why) in zip(group.parts, verdicts, strict=True):
+            if verdict:
+                self._refuse(group.changes, {part.change.path: why}, places[verdict])
+                return False
+        if self._digests is not None:
+            for part in group.parts:
+                digest = self._digests.get(part.change.path)
+                if part.reviewed is None or (digest and digest != part.reviewed.digest):
+                    raise ConflictError(STAGE_MOVED)
+        return True
+
+    def _make_plan(self, on: _OnSource, group: _Group, leaving: frozenset[bytes]) -> bool:
+        try:
+            jobs = on.maker.jobs(group.parts)
+        except OSError as error:
+            why = {change.path: error.strerror or str(error) for change in group.changes}
+            self._refuse(group.changes, why, self.outcome.failed)
+            return False
+        group.plan = Plan(on.batch, jobs, on.maker.folders(group.changes), leaving)
+        return True
+
+    def _drop_written(self, on: _OnSource) -> None:
+        """Leave out what the agent has written to since it was read."""
+        kept = []
+        for group in on.groups:
+            written = [part.change.path for part in group.parts if self._written(part)]
+            if written and not group.steps_taken:
+                why = dict.fromkeys(written, _WRITTEN)
+                self._refuse(group.changes, why, self.outcome.conflicts)
+            else:
+                kept.append(group)
+        on.groups = kept
+
+    def _written(self, part: Part) -> bool:
+        inode = self._staged(part.change)
+        return inode is not None and inode.writes != part.sides.writes
+
+    # -- the steps -------------------------------------------------------------------------
+
+    def _open_up(self, on: _OnSource, group: _Group) -> None:
+        assert group.plan is not None
+        group.steps = group.plan.steps(frozenset())
+        self._history.intend(self._commit.id, on.number, group.steps)
+        group.steps_taken = True
+        on.batch.perform(group.steps)
+
+    async def _plan(self, on: _OnSource) -> None:
+        """Write down all that is to be done, before the first of it is."""
+        landing = [group for group in on.groups if not group.steps_taken]
+        met = Counter(one for group in on.groups if group.plan for one in group.plan.identities())
+        shared = frozenset(identity for identity, count in met.items() if count > 1)
+
+        def plan(group: _Group) -> None:
+            assert group.plan is not None
+            group.steps = group.plan.steps(shared)
+
+        await self._in_thread(landing, plan)
+        emptied = on.maker.emptied([change for group in on.groups for change in group.changes])
+
+        def write_down() -> None:
+            on.removals = removals(on.batch, emptied)
+            steps = [step for group in landing for step in group.steps]
+            self._history.intend(self._commit.id, on.number, [*steps, *on.removals])
+
+        await trio.to_thread.run_sync(write_down)
+
+    async def _land(self, on: _OnSource) -> None:
+        def perform(group: _Group) -> None:
+            if not group.steps_taken:
+                on.batch.perform(group.steps)
+
+        def end(_group: _Group) -> None:
+            on.batch.perform(on.removals)
+            on.batch.sync()
+
+        await self._in_thread(on.groups, perform)
+        await self._in_thread(on.groups[-1:], end)
+
+    def _describe(self, reviewed: Sequence[Reviewed]) -> None:
+        files = [diff_json(one) for one in reviewed]
+        self._commit.paths[:] = [one.path for one in reviewed]
+        self._history.describe(self._commit, files, b"".join(one.text for one in reviewed))
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """The moment that decides. Raises FailedError."""
+        parts = [part for on in self._sources for group in on.groups for part in group.parts]
+        bases = {id(part): self._rebase(part) for part in parts if self._written(part)}
+        for on in self._sources:
+            on.projection.source.look_again()
+        try:
+            with self._fs.tree.transaction():
+                for on in self._sources:
+                    settler = self._settler(on.projection)
+                    self.touched.append(settler.touched)
+                    for group in on.groups:
+                        for part in group.parts:
+                            settler.landed(part.change, part.before, bases.get(id(part)))
+                    settler.renew_bases(on.renewed)
+                self._fs.store.note_landed(self._commit.id)
+            self._landed = True
+        except OSError as error:
+            raise FailedError([part.change for part in parts[:1]], error) from error
+
+    def _rebase(self, part: Part) -> tuple[bytes, int] | None:
+        """The new base of a file that the agent wrote to while it landed, else None."""
+        inode = self._staged(part.change)
+        if inode is None or inode.body is None:
+            return None
+        data, shown = self._reviewer.look_at(part.change)
+        body, fd = self._fs.bodies.create()
+        with os.fdopen(fd, "wb") as file:
+            file.write(shown)
+        return hmac.new(self._digest_key, data, hashlib.sha256).digest(), body
+
+    def _clean(self) -> None:
+        """What was displaced goes. Where it cannot, the commit stays in the journal, and is
+        finished at the next one or the next start."""
+        try:
+            self._fs.store.sync()
+            for on in self._sources:
+                if error := on.batch.clean():
+                    raise error
+            self._history.finish(self._commit.id, landed=True)
+        except (OSError, GrantfsError) as error:
+            log.error("commit %s is made, leftovers of it wait: %s", self._commit.id, error)
+            self._history.note_landed(self._commit.id)
+
+    def _take_back(self, because: BaseException | None) -> None:
+        """Put every source back as it was."""
+        if self._landed:
+            return
+        problem = None
+        for on in reversed(self._sources):
+            try:
+                on.batch.undo()
+            except OSError as error:
+                problem = f"{os.fsdecode(on.source.root)}: {error.strerror or error}"
+                log.error("commit %s was not taken back whole: %s", self._commit.id, problem)
+        try:
+            self._history.finish(self._commit.id, landed=False)
+        except GrantfsError as error:
+            log.error("the journal of commit %s cannot be cleared: %s", self._commit.id, error)
+        if problem is not None:
+            raise GrantfsError(
+                f"the commit failed ({because}), and not all could be put back: {problem}"
+            )
+
+
+def _prepare_plan(group: _Group) -> None:
+    assert group.plan is not None
+    group.plan.prepare()
+
+
+def _let_go(group: _Group) -> None:
+    """Close what the landing does not need any more, and drop contents."""
+    for part in group.parts:
+        part.sides.close()
+        part.data = b""
+
+
+def _folders_of(changes: Sequence[Change]) -> list[bytes]:
+    """Folders in which there may be temporary names."""
+    found = {b""}
+    for change in changes:
+        for place in (change.place, change.old_place or b""):
+            while place:
+                place = place.rpartition(b"/")[0]
+                found.add(place)
+    return sorted(found)
+
+
+def _turn(group: Sequence[Change]) -> tuple[int, int]:
+    change = group[0]
+    if len(group) > 1 or change.kind is not Kind.MODE or not change.is_folder:
+        return 1, 0
+    opens = change.item is not None and change.item.mode & 0o300 == 0o300
+    return (0, len(change.place)) if opens else (2, -len(change.place))
+
+
+def _in_order(groups: list[list[Change]]) -> list[list[Change]]:
+    """Folders that are to be written to are opened up first, those that are to be closed come
+    last, the deepest first."""
+    return sorted(groups, key=_turn)
