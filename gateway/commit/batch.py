@@ -9,10 +9,22 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from gateway.commit.metadata import Metadata, path_of
-from gateway.commit.steps import CHANGED, Hands, MovedError, Step, Temporary, opened_up, same
+from gateway.commit.steps import (
+    CHANGED,
+    Hands,
+    Move,
+    MovedError,
+    Put,
+    Step,
+    Take,
+    Temporary,
+    opened_up,
+    same,
+)
 from vfs import names
 from vfs.source import Source
 from vfs.stage.bodies import copy_contents
@@ -34,6 +46,15 @@ def _sync_file_system(fd: int) -> None:
 def prefix_of(commit: str) -> bytes:
     """How a commit's temporary names begin."""
     return names.TEMPORARY_PREFIX + commit.encode() + b"-"
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """What a step took from a place is there again, with another ctime."""
+
+    path: bytes
+    before: Stat
+    now: Stat
 
 
 class Batch:
@@ -126,14 +147,16 @@ class Batch:
             finally:
                 os.close(folder)
 
-    def undo(self) -> None:
+    def undo(self) -> list[PutBack]:
         """Put everything back as it was. Raises OSError if the source did not let something be put
         back; the rest was."""
         failed = revert(self.hands, self._begun)
+        found = put_back(self.hands, self._begun)
         self._begun.clear()
         failed = self.clean() or failed
         if failed is not None:
             raise failed
+        return found
 
     def clean(self) -> OSError | None:
         """Remove every temporary that is left: what was displaced, and what was not put. The first
@@ -161,6 +184,17 @@ def revert(hands: Hands, steps: Sequence[Step]) -> OSError | None:
         except MovedError as error:
             failed = failed or OSError(errno.EBUSY, str(error))
     return failed
+
+
+def put_back(hands: Hands, steps: Sequence[Step]) -> list[PutBack]:
+    """What `revert` has put back. Raises OSError."""
+    found = []
+    for step in steps:
+        if isinstance(step, Take | Put | Move) and step.expected is not None:
+            now = hands.look(step.path)
+            if now is not None and same(now, step.expected, renamed=True, shared=step.shared):
+                found.append(PutBack(step.path, step.expected, now))
+    return found
 
 
 def sweep(hands: Hands, commit: str, folders: Iterable[bytes]) -> None:

@@ -263,12 +263,10 @@ def removals(batch: Batch, places: Sequence[bytes]) -> list[Step]:
     for place in sorted(places, key=len, reverse=True):
         try:
             pin = batch.hands.pin(place)
-        except (MovedError, OSError):
+        except MovedError:
             continue
         try:
             found.append(RemoveFolder(place, Metadata.of(path_of(pin)), needed=False))
-        except OSError:
-            continue
         finally:
             os.close(pin)
     return found

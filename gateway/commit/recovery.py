@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.commit.batch import revert, sweep
+from gateway.commit.batch import PutBack, put_back, revert, sweep
 from gateway.commit.history import CommitStore, PendingSource
 from gateway.commit.steps import Hands
 from vfs.source import Source
@@ -17,24 +17,27 @@ Opener = Callable[[PendingSource], Source]
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What became of a commit that was cut short; `problem` says why it still waits, or what could
-    not be put back."""
+    not be put back; `put_back` what was, by the source's root."""
 
     commit: str
     landed: bool
     problem: str | None = None
     waits: bool = False
+    put_back: tuple[tuple[bytes, PutBack], ...] = ()
 
 
 def recover(history: CommitStore, landed: set[str], opener: Opener) -> list[Recovered]:
     """Finish or take back every pending commit; *landed* are those that the stage counts as made.
 
-    One whose source is out of reach waits, and is tried again at the next call.
+    One whose source is out of reach waits, and is tried again at the next call; the others are to
+    be ended in the history once the stage knows what was put back.
     """
     return [_recover(history, commit, commit in landed, opener) for commit in history.pending()]
 
 
 def _recover(history: CommitStore, commit: str, landed: bool, opener: Opener) -> Recovered:
     problem = None
+    found: list[tuple[bytes, PutBack]] = []
     for one in history.journal(commit):
         try:
             source = _open(one, opener)
@@ -43,6 +46,8 @@ def _recover(history: CommitStore, commit: str, landed: bool, opener: Opener) ->
         try:
             hands = Hands(source)
             failed = None if landed else revert(hands, one.steps)
+            if not landed:
+                found += [(one.root, back) for back in put_back(hands, one.steps)]
             sweep(hands, commit, one.folders)
             if failed is not None:
                 problem = f"{os.fsdecode(one.root)}: {_why(failed)}"
@@ -50,8 +55,7 @@ def _recover(history: CommitStore, commit: str, landed: bool, opener: Opener) ->
             return Recovered(commit, landed, f"{os.fsdecode(one.root)}: {_why(error)}", waits=True)
         finally:
             source.close()
-    history.finish(commit, landed=landed)
-    return Recovered(commit, landed, problem)
+    return Recovered(commit, landed, problem, put_back=tuple(found))
 
 
 def _open(one: PendingSource, opener: Opener) -> Source:

@@ -28,6 +28,7 @@ _NOREPLACE = 1
 _EXCHANGE = 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_STAYS = (*_GONE, errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY)
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -484,7 +485,7 @@ class RemoveFolder:
         try:
             os.rmdir(name, dir_fd=parent)
         except OSError as error:
-            if not self.needed:
+            if not self.needed and error.errno in _STAYS:
                 return
             if error.errno == errno.ENOENT:
                 raise MovedError(GONE) from None

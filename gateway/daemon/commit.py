@@ -230,10 +230,11 @@ class Committer:
             )
             await trio.to_thread.run_sync(intent.result)
         landed: list[Reviewed] = []
-        touched: list[Touched] = []
         left = list(changes)
         while left:
-            attempt = Transaction(self._workspace, self.reviewer, record, placeholders, digests)
+            attempt = Transaction(
+                self._workspace, self.reviewer, record, placeholders, digests, self._prune
+            )
             try:
                 landed = await attempt.run(left)
             except MovedGroupError as error:
@@ -253,10 +254,11 @@ class Committer:
                 ]
                 break
             outcome.add(attempt.outcome)
-            touched = attempt.touched
+            await self._tell_kernel(attempt.touched)
             break
         self._log_landed(record.id, landed)
-        remaining = await self._finish(touched)
+        self.reviewer.settled()
+        remaining = self.reviewer.find(self._projections())
         outcome.remaining = [show_name(change.path) for change in remaining]
         if not landed:
             return outcome
@@ -302,7 +304,9 @@ class Committer:
                     else:
                         settler.reset()
                 touched.append(settler.touched)
-            await self._finish(touched)
+            with self._fs.tree.transaction():
+                pruned = self._prune()
+            await self._tell_kernel([*touched, *pruned])
             for change in changes:
                 self._workspace.log.append(
                     Event.DISCARD, path=change.path, detail={"kind": change.kind.value}
@@ -311,23 +315,25 @@ class Committer:
 
     # -- both ------------------------------------------------------------------------------
 
-    async def _finish(self, touched: list[Touched]) -> list[Change]:
-        """Remove what is left over in the stage, and let the kernel look anew; returns the changes
-        that are left."""
+    def _prune(self) -> list[Touched]:
+        """Remove what is left over in the stage; returns what the kernel must look at anew. In a
+        transaction of the caller's."""
         self.reviewer.settled()
         left = self.reviewer.find(self._projections())
+        touched = []
         for projection in self._projections():
             settler = self._settler(projection)
-            with self._fs.tree.transaction():
-                settler.prune([change for change in left if change.projection is projection])
+            settler.prune([change for change in left if change.projection is projection])
             touched.append(settler.touched)
         self.reviewer.settled()
+        return touched
+
+    async def _tell_kernel(self, touched: Sequence[Touched]) -> None:
         mount = self._workspace.mount
         if mount is not None:
             entries = [entry for one in touched for entry in one.entries]
             numbers = {number for one in touched for number in one.numbers}
             await kernel.drop_nodes(mount, entries, sorted(numbers))
-        return left
 
 
 def _check_reviewed(changes: Sequence[Change], digests: Mapping[bytes, bytes]) -> None:

@@ -18,6 +18,11 @@ from vfs.stage.changes import Change, Kind
 from vfs.stage.settle import Settler, Snapshot
 from vfs.stage.tree import StagedInode
 
+
+class CannotLandError(Exception):
+    """A change of a kind that is not committed."""
+
+
 KeptXattrs = dict[tuple[int, int], tuple[tuple[str, bytes], ...]]
 
 
@@ -69,7 +74,7 @@ class JobMaker:
                     os.close(fd)
 
     def jobs(self, parts: Sequence[Part]) -> list[Job]:
-        """What a group does. Raises OSError for what cannot be committed."""
+        """What a group does. Raises CannotLandError, OSError."""
         jobs = []
         by_ino: dict[int, bytes] = {}
         for part in sorted(parts, key=lambda one: one.change.kind is not Kind.RENAMED):
@@ -115,7 +120,7 @@ class JobMaker:
             job.metadata = Metadata(None, item.uid, item.gid, times)
             return job
         if not stat.S_ISREG(item.kind):
-            raise OSError(95, "pipes, sockets and devices are not committed")
+            raise CannotLandError("pipes, sockets and devices are not committed")
         job.metadata = self._metadata(part, inode)
         new = sides.new
         if not own and new is not None and new.version is not None:

@@ -14,6 +14,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -23,7 +24,7 @@ from gateway.commit.batch import Batch
 from gateway.commit.history import Commit, PendingSource
 from gateway.commit.plan import Plan, removals
 from gateway.commit.steps import MovedError, Step
-from gateway.daemon.jobs import JobMaker, Part
+from gateway.daemon.jobs import CannotLandError, JobMaker, Part
 from gateway.daemon.outcome import Outcome, Placeholders, diff_json
 from gateway.daemon.review import Reviewed, Reviewer
 from gateway.daemon.workspace import Workspace
@@ -93,7 +94,8 @@ class _OnSource:
 
 class Transaction:
     """One attempt at a commit. `digests` are those of the reviewed changes by path, None where the
-    commit is not bound to a review."""
+    commit is not bound to a review; *prune* removes from the stage what makes no difference any
+    more."""
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class Transaction:
         commit: Commit,
         placeholders: Placeholders,
         digests: Mapping[bytes, bytes] | None,
+        prune: Callable[[], list[Touched]],
     ) -> None:
         self._workspace = workspace
         self._fs = workspace.fs
@@ -110,6 +113,7 @@ class Transaction:
         self._commit = commit
         self._placeholders = placeholders
         self._digests = digests
+        self._prune = prune
         self._digest_key = workspace.keys.derive("digest")
         self._sources: list[_OnSource] = []
         self._landed = False
@@ -128,9 +132,11 @@ class Transaction:
                 await self._open(changes)
                 landed = await self._run()
                 if not landed:
-                    await trio.to_thread.run_sync(self._take_back, None)
+                    await self._take_back(None)
             except BaseException as error:
-                await trio.to_thread.run_sync(self._take_back, error)
+                await self._take_back(error)
+                if isinstance(error, OSError):
+                    raise FailedError(changes, error) from error
                 raise
             finally:
                 for on in self._sources:
@@ -294,8 +300,10 @@ class Transaction:
             if sides.change.kind is Kind.MODE:
                 return "", ""
             result = self._reviewer.restoration(sides, new.read(), self._placeholders)
-        except (OSError, ScanError) as error:
-            return "failed", getattr(error, "strerror", None) or str(error)
+        except ScanError as error:
+            return "failed", str(error)
+        except OSError as error:
+            raise FailedError([part.change], error) from error
         if result.undecided:
             why = ", ".join(sorted({one.why for one in result.undecided}))
             return "undecided", f"{len(result.undecided)} placeholder(s) {why}"
@@ -328,10 +336,12 @@ class Transaction:
     def _make_plan(self, on: _OnSource, group: _Group, leaving: frozenset[bytes]) -> bool:
         try:
             jobs = on.maker.jobs(group.parts)
-        except OSError as error:
-            why = {change.path: error.strerror or str(error) for change in group.changes}
+        except CannotLandError as error:
+            why = {change.path: str(error) for change in group.changes}
             self._refuse(group.changes, why, self.outcome.failed)
             return False
+        except OSError as error:
+            raise FailedError(group.changes, error) from error
         group.plan = Plan(on.batch, jobs, on.maker.folders(group.changes), leaving)
         return True
 
@@ -373,12 +383,12 @@ class Transaction:
         await self._in_thread(landing, plan)
         emptied = on.maker.emptied([change for group in on.groups for change in group.changes])
 
-        def write_down() -> None:
+        def write_down(_group: _Group) -> None:
             on.removals = removals(on.batch, emptied)
             steps = [step for group in landing for step in group.steps]
             self._history.intend(self._commit.id, on.number, [*steps, *on.removals])
 
-        await trio.to_thread.run_sync(write_down)
+        await self._in_thread(on.groups[-1:], write_down)
 
     async def _land(self, on: _OnSource) -> None:
         def perform(group: _Group) -> None:
@@ -414,6 +424,7 @@ class Transaction:
                         for part in group.parts:
                             settler.landed(part.change, part.before, bases.get(id(part)))
                     settler.renew_bases(on.renewed)
+                self.touched += self._prune()
                 self._fs.store.note_landed(self._commit.id)
             self._landed = True
         except OSError as error:
@@ -443,25 +454,32 @@ class Transaction:
             log.error("commit %s is made, leftovers of it wait: %s", self._commit.id, error)
             self._history.note_landed(self._commit.id)
 
-    def _take_back(self, because: BaseException | None) -> None:
-        """Put every source back as it was."""
+    async def _take_back(self, because: BaseException | None) -> None:
+        """Put every source back as it was. Raises GrantfsError if that was not possible."""
         if self._landed:
             return
         problem = None
         for on in reversed(self._sources):
             try:
-                on.batch.undo()
+                found = await trio.to_thread.run_sync(on.batch.undo)
+                if found:
+                    with self._fs.tree.transaction():
+                        for back in found:
+                            number = on.projection.id
+                            self._fs.tree.put_back(number, back.path, back.before, back.now)
             except OSError as error:
                 problem = f"{os.fsdecode(on.source.root)}: {error.strerror or error}"
                 log.error("commit %s was not taken back whole: %s", self._commit.id, problem)
-        try:
-            self._history.finish(self._commit.id, landed=False)
-        except GrantfsError as error:
-            log.error("the journal of commit %s cannot be cleared: %s", self._commit.id, error)
         if problem is not None:
             raise GrantfsError(
                 f"the commit failed ({because}), and not all could be put back: {problem}"
             )
+        try:
+            await trio.to_thread.run_sync(
+                partial(self._history.finish, self._commit.id, landed=False)
+            )
+        except GrantfsError as error:
+            log.error("the journal of commit %s cannot be cleared: %s", self._commit.id, error)
 
 
 def _prepare_plan(group: _Group) -> None:

@@ -18,6 +18,7 @@ from gateway.audit import AuditLog
 from gateway.audit.events import Event, show_name
 from gateway.authority import keys as keystore
 from gateway.authority.grants import AccessName, Grant, GrantStore
+from gateway.commit.batch import PutBack
 from gateway.commit.history import CommitStore, PendingSource
 from gateway.commit.recovery import recover
 from gateway.daemon import kernel, rulepacks, sources
@@ -186,6 +187,8 @@ class Workspace:
             if one.waits:
                 self.unfinished.append(one.problem or "")
                 continue
+            self._note_put_back(one.put_back)
+            self.commits.finish(one.commit, landed=one.landed)
             self.log.append(
                 Event.DAEMON_RECOVERED,
                 detail={
@@ -197,6 +200,14 @@ class Workspace:
             with self.fs.tree.transaction():
                 for commit in landed - set(self.commits.pending()):
                     self.fs.store.forget_landed(commit)
+
+    def _note_put_back(self, found: Sequence[tuple[bytes, PutBack]]) -> None:
+        if not found:
+            return
+        by_root = {row[1]: row[0] for row in self.fs.store.projections()}
+        with self.fs.tree.transaction():
+            for root, back in found:
+                self.fs.tree.put_back(by_root[root], back.path, back.before, back.now)
 
     def _open_for_recovery(self, one: PendingSource) -> Source:
         shown = one.shown if one.is_file else None

@@ -109,9 +109,13 @@ class Bench:
         (self.projection,) = self.workspace.projections.values()
 
     def restart(self) -> None:
-        """Close the workspace and open it again, as after a crash of the daemon."""
+        """Close the workspace and open it again."""
+        self.workspace.close()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the workspace again after its daemon ended, or another process had it."""
         old = self.workspace
-        old.close()
         self.workspace = Workspace(self.state, old.places, old.settings)
         self._attend()
 

@@ -11,12 +11,13 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vfs.attributes import Fingerprint
 from vfs.stage.bodies import Bodies
 from vfs.stage.quota import Quota
 from vfs.stage.store import InodeRow, Store, signed, unsigned
+from vfs.statx import Stat
 
 log = logging.getLogger(__name__)
 
@@ -365,6 +366,16 @@ class StageTree:
             self._doomed.append(old.body)
         self.bases[(projection, path)] = base
         self.store.put_base(projection, path, base.fingerprint, base.body)
+
+    def put_back(self, projection: int, path: bytes, before: Stat, now: Stat) -> None:
+        """A commit that failed took *before* away from a place and put it back: it is the same
+        version with another ctime."""
+        base = self.bases.get((projection, path))
+        if base is None or now.identity != before.identity:
+            return
+        old = base.fingerprint
+        if (old.dev, old.ino, old.ctime_ns) == (before.dev, before.ino, before.ctime_ns):
+            self.put_base(projection, path, Base(replace(old, ctime_ns=now.ctime_ns), base.body))
 
     def drop_base(self, projection: int, path: bytes) -> None:
         """Forget a base and its masked copy."""

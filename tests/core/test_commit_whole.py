@@ -1,0 +1,193 @@
+"""A commit is whole or not at all (promise 5), whatever happens at whatever call of it."""
+
+import errno
+import os
+import signal
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from commit_bench import Bench, Tree, fill
+from commit_faults import Faults, refuse
+
+from gateway.errors import GrantfsError
+
+SECRET = b"sk_live_4eC39HqLyjWDarjtT1zdp7dc"
+FILES: dict[str, str | bytes] = {
+    "edited": "before\n", "deleted": "gone soon\n", "moved": "moves\n", "mode": "#!/bin/sh\n",
+    ".env": b"STRIPE_API_KEY=" + SECRET + b"\nDEBUG=0\n", "folder/a": "a\n", "folder/b": "b\n",
+    "old/one": "one\n", "old/two": "two\n", "gives-way/x": "x\n", "closed/inside": "1\n",
+    "linked": "two names\n", "kept": "kept\n", "big": b"x" * 300_000,
+}  # fmt: skip
+
+
+def make(folder: Path) -> Bench:
+    bench = Bench(folder)
+    fill(bench.source, FILES)
+    os.link(bench.source / "linked", bench.source / "linked-too")
+    os.symlink("kept", bench.source / "symlink")
+    os.setxattr(bench.source / "edited", "user.note", b"kept")
+    bench.start()
+    agent = bench.agent
+    agent.write("proj/edited", b"after\n")
+    agent.unlink("proj/deleted")
+    agent.mkdir("proj/new")
+    agent.mkdir("proj/new/deep")
+    agent.rename("proj/moved", "proj/new/deep/moved")
+    agent.write("proj/new/made", b"made\n")
+    agent.chmod("proj/mode", 0o755)
+    agent.append("proj/.env", b"MORE=1\n")
+    agent.rename("proj/folder", "proj/renamed")
+    for name in ("one", "two"):
+        agent.unlink(f"proj/old/{name}")
+    agent.rmdir("proj/old")
+    agent.unlink("proj/gives-way/x")
+    agent.rmdir("proj/gives-way")
+    agent.write("proj/gives-way", b"a file now\n")
+    agent.write("proj/closed/inside", b"2\n")
+    agent.chmod("proj/closed", 0o555)
+    agent.append("proj/linked", b"more\n")
+    agent.unlink("proj/symlink")
+    agent.symlink(b"edited", "proj/symlink")
+    agent.truncate("proj/big", 5)
+    return bench
+
+
+class State:
+    """A source and its stage before the commit, and what the commit is to make of it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.before = bench.on_disk()
+        self.shown = bench.shown()
+        self.changes = sorted(change.path for change in bench.changes())
+        self.after = dict(self.shown)
+        env = self.shown[b".env"]
+        masked = env[2].split(b"=", 1)[1].split(b"\n")[0]
+        self.after[b".env"] = (*env[:2], env[2].replace(masked, SECRET))
+
+    def check(self, bench: Bench, where: str) -> bool:
+        """All of it landed (True) or none, and nothing that was staged is lost."""
+        disk: Tree = bench.on_disk()
+        assert disk in (self.before, self.after), (where, _difference(disk, self))
+        assert bench.shown() == self.shown, where
+        bench.assert_no_temporary()
+        if disk == self.after:
+            bench.assert_stage_is_empty()
+            assert len(bench.workspace.commits.all()) == 1, where
+            return True
+        assert sorted(change.path for change in bench.changes()) == self.changes, where
+        assert bench.workspace.commits.all() == [], where
+        outcome = bench.commit()
+        assert outcome.conflicts == outcome.undecided == outcome.failed == [], (where, outcome)
+        assert bench.on_disk() == self.after, where
+        return False
+
+
+def _difference(disk: Tree, state: State) -> dict[bytes, str]:
+    found = {}
+    for key in {*disk, *state.before, *state.after}:
+        old, new, now = state.before.get(key), state.after.get(key), disk.get(key)
+        if old != new:
+            found[key] = "old" if now == old else "new" if now == new else f"other: {now}"
+    return found
+
+
+def count(folder: Path, *, look: bool = False) -> list[str]:
+    """The names of a whole commit's calls."""
+    folder.mkdir()
+    bench = make(folder)
+    with Faults(look=look).at_work() as faults:
+        assert bench.commit().failed == []
+    bench.close()
+    return faults.calls
+
+
+def killed_at(folder: Path, at: int, name: str) -> bool:
+    folder.mkdir()
+    bench = make(folder)
+    state = State(bench)
+    bench.agent.forget()
+    bench.close()
+    child = os.fork()
+    if child == 0:
+        try:
+            bench.reopen()
+            with Faults(at, lambda _name: os.kill(os.getpid(), signal.SIGKILL)).at_work():
+                bench.commit()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    _pid, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"call {at} ({name}) was not made"
+    bench.reopen()
+    try:
+        assert bench.workspace.unfinished == []
+        return state.check(bench, f"killed before call {at} ({name})")
+    finally:
+        bench.close()
+
+
+def fails_at(folder: Path, at: int, number: int) -> bool:
+    folder.mkdir()
+    bench = make(folder)
+    state = State(bench)
+    where = f"errno {number} at call {at}"
+    with Faults(at, refuse(number), look=True).at_work() as faults, suppress(GrantfsError):
+        bench.commit()
+    where += f" ({faults.calls[at] if at < len(faults.calls) else 'none'})"
+    bench.workspace.recover_commits()
+    assert bench.workspace.unfinished == []
+    try:
+        return state.check(bench, where)
+    finally:
+        bench.close()
+
+
+def test_the_commit_that_these_tests_cut_short_is_whole(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    state = State(bench)
+    outcome = bench.commit()
+    assert outcome.conflicts == outcome.undecided == outcome.failed == []
+    assert state.check(bench, "undisturbed")
+    assert os.getxattr(bench.source / "edited", "user.note") == b"kept"
+    assert (bench.source / "linked").stat().st_ino == (bench.source / "linked-too").stat().st_ino
+    bench.close()
+
+
+def killed_everywhere(folder: Path, first: int, step: int) -> None:
+    calls = count(folder / "count")
+    landed = [killed_at(folder / str(at), at, calls[at]) for at in range(first, len(calls), step)]
+    # The moment that decides is one: none has all before it, all have after it.
+    assert landed == sorted(landed)
+    assert not landed[0]
+    assert landed[-1]
+
+
+def test_a_kill_at_some_calls(tmp_path: Path) -> None:
+    killed_everywhere(tmp_path, 3, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_at_every_call(tmp_path: Path) -> None:
+    killed_everywhere(tmp_path, 0, 1)
+
+
+NUMBERS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
+
+
+def test_an_error_at_some_calls(tmp_path: Path) -> None:
+    calls = count(tmp_path / "count", look=True)
+    for turn, at in enumerate(range(2, len(calls), 23)):
+        fails_at(tmp_path / str(at), at, NUMBERS[turn % 4])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_error_at_every_call(tmp_path: Path, number: int) -> None:
+    calls = count(tmp_path / "count", look=True)
+    for at in range(len(calls)):
+        fails_at(tmp_path / str(at), at, number)
