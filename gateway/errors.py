@@ -50,6 +50,10 @@ class RefusedError(GrantfsError):
     exit_code = EXIT_REFUSED
 
 
+TOO_LARGE = "too large to be undone"
+"""How the error begins that asks whether to commit without an undo."""
+
+
 class NotFoundError(GrantfsError):
     """No such workspace, grant, request or commit."""
 

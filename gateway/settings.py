@@ -16,7 +16,7 @@ class Settings:
 
     `id` is random and names the workspace in keyring and tokens; `key_store` says where its
     secret is; `public_key` (hexadecimal) verifies its log and tokens; `ask_timeout` is in seconds,
-    `stage_limit` in bytes.
+    `stage_limit` and `undo_limit` in bytes, `undo_days` in days: what is kept for an undo.
     """
 
     id: str
@@ -30,6 +30,8 @@ class Settings:
     ask: bool = True
     ask_timeout: int = 60
     stage_limit: int = 16 << 30
+    undo_limit: int = 2 << 30
+    undo_days: int = 30
 
     def save(self, folder: Path) -> None:
         """Write the file whole or not at all."""

@@ -26,6 +26,7 @@ _COMMANDS = {
     "discard": "reviewing",
     "log": "reviewing",
     "show": "reviewing",
+    "undo": "reviewing",
     "audit": "auditing",
     "scan": "checking",
     "doctor": "checking",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.context import State, all_forms, confirm, page, pass_state, printable, shared, tell
-from gateway.errors import EXIT_CONFLICT, EXIT_FAILED, UsageError
+from gateway.errors import EXIT_CONFLICT, EXIT_FAILED, TOO_LARGE, GrantfsError, UsageError
 
 _MARKS = {
     "added": "A", "modified": "M", "deleted": "D", "renamed": "R", "mode": "m", "symlink": "L",
@@ -129,13 +129,16 @@ def commit(
             click.echo(_line(change), err=True)
         confirm("Commit this?", yes)
         digest = digest or (found["digest"] if not paths else None)
-    done = state.ask(
-        "commit",
-        paths=wanted,
-        message=message,
-        digest=digest,
-        placeholders=placeholders or "ask",
-    )
+    wish = {"paths": wanted, "message": message, "digest": digest}
+    wish["placeholders"] = placeholders or "ask"
+    try:
+        done = state.ask("commit", **wish, without_undo=yes)
+    except GrantfsError as error:
+        if yes or not error.message.startswith(TOO_LARGE):
+            raise
+        tell(error.message)
+        confirm("Commit it without?", yes)
+        done = state.ask("commit", **wish, without_undo=True)
     reasons = done.pop("reasons", {})
     for path, why in reasons.items():
         tell(f"{printable(path)} stays staged: {why}")
@@ -178,6 +181,29 @@ def log(state: State) -> None:
         return f"{one['commit']}  {one['at']}  {len(one['paths'])} file(s)  {message}"
 
     state.show(found, lambda: "\n".join(map(line, found)) or "no commits yet")
+
+
+@click.command()
+@click.argument("commit_id", metavar="[COMMIT]", required=False)
+@shared
+@pass_state
+def undo(state: State, commit_id: str | None) -> int:
+    """Put the sources back as they were before a commit: the newest one, or COMMIT.
+
+    Where a source has changed since, nothing is done. An undo is a commit of its own, which
+    `grantfs log` shows, and which `grantfs undo` of its id takes back.
+    """
+    done = state.ask("undo", commit=commit_id)
+    for path in done["conflicts"]:
+        tell(f"{printable(path)} changed since that commit")
+
+    def text() -> str:
+        if done["undone"] is None:
+            return "nothing was undone"
+        return f"undone {done['undone']}: {len(done['restored'])} change(s), as {done['commit']}"
+
+    state.show(done, text)
+    return EXIT_CONFLICT if done["conflicts"] else 0
 
 
 @click.command()

@@ -65,6 +65,8 @@ FORCE_SECONDS = 5
 @click.option(
     "--stage-limit", metavar="SIZE", help="Most that staged changes may take up: 500M, 16G."
 )
+@click.option("--undo-limit", metavar="SIZE", help="Most that is kept to undo commits: 500M, 2G.")
+@click.option("--undo-days", type=int, metavar="N", help="Days for which commits can be undone.")
 @click.option("--foreground", is_flag=True, help="Stay until interrupted.")
 @shared
 @pass_state
@@ -84,6 +86,8 @@ def up(
     ask_timeout: str | None,
     agent_user: str | None,
     stage_limit: str | None,
+    undo_limit: str | None,
+    undo_days: int | None,
     foreground: bool,
 ) -> int | None:
     """Make or reopen a workspace, grant PATHs, mount it.
@@ -116,6 +120,8 @@ def up(
             ("ask", False if no_ask else None),
             ("ask_timeout", timeout),
             ("stage_limit", limit),
+            ("undo_limit", sizes.parse(undo_limit) if undo_limit else None),
+            ("undo_days", undo_days),
         )
         if value is not None
     }

@@ -9,13 +9,14 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway import clock
 from gateway.authority.keys import Keys
+from gateway.commit.images import KEPT, Kept
 from gateway.commit.steps import STEPS, Step
 from gateway.errors import GrantfsError, NotFoundError
 
@@ -29,18 +30,24 @@ _SCHEMA = """
 --             what the user would not want at rest)
 --   state     'pending' until every source has it; 'landed' while something of it is still to be
 --             cleared away; then 'done'
+--   undoes    the commit that this one took back; NULL for one of staged changes
+--   kept      1 while its steps and images are there, so that it can be undone
 CREATE TABLE commits (
     id TEXT PRIMARY KEY,
     at REAL NOT NULL,
     message TEXT NOT NULL,
     paths TEXT NOT NULL,
     patch BLOB NOT NULL,
-    state TEXT NOT NULL DEFAULT 'done'
+    state TEXT NOT NULL DEFAULT 'done',
+    undoes TEXT,
+    kept INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
 
 _JOURNAL = """
--- Sources of a pending commit, in the order in which they are changed.
+-- Sources of a commit, in the order in which they are changed; these tables hold pending commits
+-- and those that can be undone.
+--   name      of the grant at the mount's root
 --   root      absolute canonical host path
 --   shown     what a single file is called in the mount
 --   is_file   1: a single granted file, 0: a folder
@@ -48,6 +55,7 @@ _JOURNAL = """
 CREATE TABLE journal_source (
     commit_id TEXT NOT NULL,
     number INTEGER NOT NULL,
+    name BLOB NOT NULL,
     root BLOB NOT NULL,
     shown BLOB NOT NULL,
     is_file INTEGER NOT NULL,
@@ -64,11 +72,13 @@ CREATE TABLE journal_folder (
 ) STRICT, WITHOUT ROWID;
 
 -- Steps (`gateway.commit.steps`, as JSON), in the order in which they are taken.
+--   kept      what an undo of the step needs (`gateway.commit.images`, as JSON)
 CREATE TABLE journal_step (
     id INTEGER PRIMARY KEY,
     commit_id TEXT NOT NULL,
     number INTEGER NOT NULL,
-    step BLOB NOT NULL
+    step BLOB NOT NULL,
+    kept BLOB NOT NULL
 ) STRICT;
 """
 
@@ -81,6 +91,7 @@ class Commit:
     at: float
     message: str
     paths: list[str]
+    undoes: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The object of `log`."""
@@ -89,19 +100,22 @@ class Commit:
             "at": clock.rfc3339(self.at),
             "message": self.message,
             "paths": self.paths,
+            "undoes": self.undoes,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class PendingSource:
-    """What a pending commit wrote down of one source."""
+    """What a commit wrote down of one source; `kept` has an item for each step."""
 
+    name: bytes
     root: bytes
     shown: bytes
     is_file: bool
     ino: int
     folders: list[bytes] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
 
 class CommitStore:
@@ -122,7 +136,11 @@ class CommitStore:
         if version == 0:
             changes = _SCHEMA + _JOURNAL
         elif version == 1:
-            changes = "ALTER TABLE commits ADD COLUMN state TEXT NOT NULL DEFAULT 'done';"
+            changes = (
+                "ALTER TABLE commits ADD COLUMN state TEXT NOT NULL DEFAULT 'done';"
+                "ALTER TABLE commits ADD COLUMN undoes TEXT;"
+                "ALTER TABLE commits ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;"
+            )
             changes += _JOURNAL
         else:
             raise GrantfsError(f"commits of format {version}: use the grantfs that wrote them")
@@ -156,25 +174,39 @@ class CommitStore:
         """Write a pending commit down, before anything is written to a source."""
         with self._transaction():
             self._db.execute(
-                "INSERT INTO commits VALUES (?,?,?,'[]',x'','pending')",
-                (commit.id, commit.at, commit.message),
+                "INSERT INTO commits VALUES (?,?,?,'[]',x'','pending',?,0)",
+                (commit.id, commit.at, commit.message, commit.undoes),
             )
             for number, one in enumerate(sources):
                 self._db.execute(
-                    "INSERT INTO journal_source VALUES (?,?,?,?,?,?)",
-                    (commit.id, number, one.root, one.shown, int(one.is_file), str(one.ino)),
+                    "INSERT INTO journal_source VALUES (?,?,?,?,?,?,?)",
+                    (
+                        commit.id,
+                        number,
+                        one.name,
+                        one.root,
+                        one.shown,
+                        int(one.is_file),
+                        str(one.ino),
+                    ),
                 )
                 self._db.executemany(
                     "INSERT OR IGNORE INTO journal_folder VALUES (?,?,?)",
                     ((commit.id, number, folder) for folder in one.folders),
                 )
 
-    def intend(self, commit: str, number: int, steps: Iterable[Step]) -> None:
-        """Write steps of a source down, before the first of them is taken."""
+    def intend(
+        self, commit: str, number: int, steps: Sequence[Step], kept: Sequence[Kept] = ()
+    ) -> None:
+        """Write steps of a source down, before the first of them is taken, with what is kept of
+        each, if anything is."""
         with self._transaction():
             self._db.executemany(
-                "INSERT INTO journal_step (commit_id, number, step) VALUES (?,?,?)",
-                ((commit, number, STEPS.dump_json(step)) for step in steps),
+                "INSERT INTO journal_step (commit_id, number, step, kept) VALUES (?,?,?,?)",
+                (
+                    (commit, number, STEPS.dump_json(step), KEPT.dump_json(about))
+                    for step, about in zip(steps, kept or (Kept(),) * len(steps), strict=True)
+                ),
             )
 
     def describe(self, commit: Commit, files: list[dict[str, object]], patch: bytes) -> None:
@@ -187,15 +219,32 @@ class CommitStore:
                 (commit.at, json.dumps(commit.paths), sealed, commit.id),
             )
 
+    def keep(self, commit: str) -> None:
+        """A pending commit has all that its undo needs."""
+        with self._transaction():
+            self._db.execute("UPDATE commits SET kept = 1 WHERE id = ?", (commit,))
+
     def finish(self, commit: str, *, landed: bool) -> None:
         """A pending commit is done, or nothing is left of it."""
         with self._transaction():
-            for table in ("journal_source", "journal_folder", "journal_step"):
-                self._db.execute(f"DELETE FROM {table} WHERE commit_id = ?", (commit,))
             if landed:
                 self._db.execute("UPDATE commits SET state = 'done' WHERE id = ?", (commit,))
             else:
                 self._db.execute("DELETE FROM commits WHERE id = ?", (commit,))
+            self._drop_journal()
+
+    def let_go(self, commit: str) -> None:
+        """A commit can be undone no longer."""
+        with self._transaction():
+            self._db.execute("UPDATE commits SET kept = 0 WHERE id = ?", (commit,))
+            self._drop_journal()
+
+    def _drop_journal(self) -> None:
+        for table in ("journal_source", "journal_folder", "journal_step"):
+            self._db.execute(
+                f"DELETE FROM {table} WHERE commit_id NOT IN"
+                " (SELECT id FROM commits WHERE kept = 1 OR state != 'done')"
+            )
 
     def note_landed(self, commit: str) -> None:
         """A pending commit is made, with something left to do."""
@@ -207,11 +256,17 @@ class CommitStore:
         rows = self._db.execute("SELECT id FROM commits WHERE state != 'done' ORDER BY rowid")
         return [row[0] for row in rows]
 
+    def undoable(self) -> list[Commit]:
+        """Commits that can be undone, newest first."""
+        rows = self._db.execute("SELECT id FROM commits WHERE kept = 1 AND state != 'pending'")
+        wanted = {row[0] for row in rows}
+        return [commit for commit in self.all() if commit.id in wanted]
+
     def journal(self, commit: str) -> list[PendingSource]:
-        """What a pending commit wrote down, source by source."""
+        """What a commit wrote down, source by source."""
         found = []
-        for number, root, shown, is_file, ino in self._db.execute(
-            "SELECT number, root, shown, is_file, ino FROM journal_source WHERE commit_id = ?"
+        for number, name, root, shown, is_file, ino in self._db.execute(
+            "SELECT number, name, root, shown, is_file, ino FROM journal_source WHERE commit_id = ?"
             " ORDER BY number",
             (commit,),
         ).fetchall():
@@ -220,12 +275,15 @@ class CommitStore:
                 "SELECT path FROM journal_folder WHERE commit_id = ? AND number = ?", key
             )
             steps = self._db.execute(
-                "SELECT step FROM journal_step WHERE commit_id = ? AND number = ? ORDER BY id", key
-            )
+                "SELECT step, kept FROM journal_step WHERE commit_id = ? AND number = ?"
+                " ORDER BY id",
+                key,
+            ).fetchall()
             found.append(
                 PendingSource(
-                    root, shown, bool(is_file), int(ino), [row[0] for row in folders],
+                    name, root, shown, bool(is_file), int(ino), [row[0] for row in folders],
                     [STEPS.validate_json(row[0]) for row in steps],
+                    [KEPT.validate_json(row[1]) for row in steps],
                 )
             )  # fmt: skip
         return found
@@ -235,10 +293,10 @@ class CommitStore:
     def all(self) -> list[Commit]:
         """Every commit, newest first."""
         rows = self._db.execute(
-            "SELECT id, at, message, paths FROM commits WHERE state != 'pending'"
+            "SELECT id, at, message, paths, undoes FROM commits WHERE state != 'pending'"
             " ORDER BY rowid DESC"
         )
-        return [Commit(row[0], row[1], row[2], json.loads(row[3])) for row in rows]
+        return [Commit(row[0], row[1], row[2], json.loads(row[3]), row[4]) for row in rows]
 
     def find(self, prefix: str) -> Commit:
         """A commit by its id or an unambiguous beginning of it. Raises NotFoundError."""

@@ -40,7 +40,7 @@ def _recover(history: CommitStore, commit: str, landed: bool, opener: Opener) ->
     found: list[tuple[bytes, PutBack]] = []
     for one in history.journal(commit):
         try:
-            source = _open(one, opener)
+            source = open_for_commit(one, opener)
         except OSError as error:
             return Recovered(commit, landed, f"{os.fsdecode(one.root)}: {_why(error)}", waits=True)
         try:
@@ -58,7 +58,8 @@ def _recover(history: CommitStore, commit: str, landed: bool, opener: Opener) ->
     return Recovered(commit, landed, problem, put_back=tuple(found))
 
 
-def _open(one: PendingSource, opener: Opener) -> Source:
+def open_for_commit(one: PendingSource, opener: Opener) -> Source:
+    """The source that a commit was about. Raises OSError where it is out of reach."""
     source = opener(one)
     if not one.is_file and source.identity[1] != one.ino:
         source.close()

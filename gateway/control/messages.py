@@ -18,6 +18,7 @@ Text = Annotated[str, Field(max_length=8192)]
 Path = Annotated[list[Text], Field(min_length=1, max_length=4)]
 Paths = Annotated[list[Path], Field(max_length=50_000)]
 Size = Annotated[int, Field(gt=0, lt=1 << 63)]
+Days = Annotated[int, Field(gt=0, le=36500)]
 Seconds = Annotated[int, Field(gt=0, le=36500 * 86400)]
 
 
@@ -106,6 +107,7 @@ class Commit(Message):
     message: Annotated[str, Field(max_length=100_000)] = ""
     digest: Text | None = None
     placeholders: Literal["ask", "restore", "keep"] = "ask"
+    without_undo: bool = False
 
 
 class Discard(Message):
@@ -128,6 +130,13 @@ class Show(Message):
     commit: Text
 
 
+class Undo(Message):
+    """Take a commit back out of the sources: the newest one, or the one named."""
+
+    op: Literal["undo"]
+    commit: Text | None = None
+
+
 class Scan(Message):
     """What redaction would mask in files of this workspace."""
 
@@ -142,6 +151,8 @@ class Configure(Message):
     ask: bool | None = None
     ask_timeout: Seconds | None = None
     stage_limit: Size | None = None
+    undo_limit: Size | None = None
+    undo_days: Days | None = None
 
 
 class FlushAudit(Message):
@@ -152,7 +163,7 @@ class FlushAudit(Message):
 
 Request = Annotated[
     Info | Stop | MakeGrants | ListGrants | Renew | Revoke | Status | Diff | Commit | Discard
-    | Log | Show | Scan | FlushAudit | Configure,
+    | Log | Show | Undo | Scan | FlushAudit | Configure,
     Field(discriminator="op"),
 ]  # fmt: skip
 
@@ -179,6 +190,8 @@ class StartUp(Message):
     ask: bool | None = None
     ask_timeout: Seconds | None = None
     stage_limit: Size | None = None
+    undo_limit: Size | None = None
+    undo_days: Days | None = None
     grants: Annotated[list[WantedGrant], Field(max_length=1000)] = []
 
 

@@ -22,6 +22,7 @@ from gateway.daemon.transaction import (
     MovedGroupError,
     Transaction,
 )
+from gateway.daemon.undo import Undoing
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, RefusedError
 from policies.engine import Query
@@ -185,6 +186,7 @@ class Committer:
         message: str,
         digest: str | None,
         placeholders: Placeholders,
+        without_undo: bool = False,
     ) -> Outcome:
         """Put the chosen changes into their sources.
 
@@ -204,7 +206,7 @@ class Committer:
             if digests is not None:
                 _check_reviewed(changes, digests)
             self._check_grants(changes)
-            return await self._commit(changes, message, placeholders, digests)
+            return await self._commit(changes, message, placeholders, digests, without_undo)
 
     def _recover(self) -> None:
         """What an earlier commit left undone comes first. Raises GrantfsError if it has to wait."""
@@ -219,6 +221,7 @@ class Committer:
         message: str,
         placeholders: Placeholders,
         digests: Mapping[bytes, bytes] | None,
+        without_undo: bool,
     ) -> Outcome:
         outcome = Outcome()
         log = self._workspace.log
@@ -233,8 +236,9 @@ class Committer:
         left = list(changes)
         while left:
             attempt = Transaction(
-                self._workspace, self.reviewer, record, placeholders, digests, self._prune
-            )
+                self._workspace, self.reviewer, record, placeholders, digests, self._prune,
+                without_undo=without_undo,
+            )  # fmt: skip
             try:
                 landed = await attempt.run(left)
             except MovedGroupError as error:
@@ -254,6 +258,7 @@ class Committer:
                 ]
                 break
             outcome.add(attempt.outcome)
+            outcome.warnings += attempt.warnings
             await self._tell_kernel(attempt.touched)
             break
         self._log_landed(record.id, landed)
@@ -314,6 +319,17 @@ class Committer:
             return [show_name(change.path) for change in changes]
 
     # -- both ------------------------------------------------------------------------------
+
+    # -- undo ------------------------------------------------------------------------------
+
+    async def undo(self, prefix: str | None) -> dict[str, object]:
+        """Take a commit back out of the sources (see `Undoing`). Raises GrantfsError."""
+        async with self._lock:
+            self._recover()
+            outcome, touched = await Undoing(self._workspace, prefix).run()
+            await self._tell_kernel([touched])
+            self.reviewer.settled()
+            return outcome
 
     def _prune(self) -> list[Touched]:
         """Remove what is left over in the stage; returns what the kernel must look at anew. In a

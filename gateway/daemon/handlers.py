@@ -58,6 +58,7 @@ class Handlers:
             messages.Discard: self._discard,
             messages.Log: self._log,
             messages.Show: self._show,
+            messages.Undo: self._undo,
             messages.Scan: self._scan,
             messages.FlushAudit: self._flush,
             messages.Configure: self._configure,
@@ -167,8 +168,12 @@ class Handlers:
             message=request.message,
             digest=request.digest,
             placeholders=request.placeholders,
+            without_undo=request.without_undo,
         )
-        return outcome.to_json(), []
+        return outcome.to_json(), outcome.warnings
+
+    async def _undo(self, request: messages.Undo) -> Result:
+        return await self._committer.undo(request.commit), []
 
     async def _discard(self, request: messages.Discard) -> Result:
         return {"discarded": await self._committer.discard(_raw(request.paths))}, []

@@ -19,6 +19,7 @@ class Outcome:
     undecided: list[dict[str, str]] = field(default_factory=list)
     remaining: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
         """Take in what another attempt found."""

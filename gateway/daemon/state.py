@@ -53,6 +53,10 @@ def with_start(chosen: Settings, start: messages.StartUp) -> Settings:
         changes["ask_timeout"] = start.ask_timeout
     if start.stage_limit is not None:
         changes["stage_limit"] = start.stage_limit
+    if start.undo_limit is not None:
+        changes["undo_limit"] = start.undo_limit
+    if start.undo_days is not None:
+        changes["undo_days"] = start.undo_days
     return chosen.with_changes(**changes)
 
 

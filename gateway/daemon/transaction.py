@@ -22,13 +22,14 @@ from gateway.audit.events import show_name
 from gateway.commit import closure
 from gateway.commit.batch import Batch
 from gateway.commit.history import Commit, PendingSource
+from gateway.commit.images import Keeper, Kept
 from gateway.commit.plan import Plan, removals
-from gateway.commit.steps import MovedError, Step
+from gateway.commit.steps import MovedError, Put, RemoveFolder, Step, Take
 from gateway.daemon.jobs import CannotLandError, JobMaker, Part
 from gateway.daemon.outcome import Outcome, Placeholders, diff_json
 from gateway.daemon.review import Reviewed, Reviewer
 from gateway.daemon.workspace import Workspace
-from gateway.errors import ConflictError, GrantfsError
+from gateway.errors import TOO_LARGE, ConflictError, GrantfsError
 from vfs.projection import Projection
 from vfs.redaction import ScanError
 from vfs.source import Source
@@ -63,6 +64,10 @@ class FailedError(Exception):
         self.changes = changes
 
 
+class TooLargeError(GrantfsError):
+    """The commit could not be undone."""
+
+
 @dataclass(slots=True)
 class _Group:
     """Changes that land together; `steps_taken` where they had to come first."""
@@ -71,6 +76,7 @@ class _Group:
     parts: list[Part] = field(default_factory=list)
     plan: Plan | None = None
     steps: list[Step] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     steps_taken: bool = False
 
 
@@ -85,6 +91,10 @@ class _OnSource:
     renewed: list[bytes]
     groups: list[_Group]
     removals: list[Step] = field(default_factory=list)
+
+    def steps(self) -> list[Step]:
+        """All that is to be done, or was, on this source."""
+        return [step for group in self.groups for step in group.steps] + self.removals
 
     @property
     def projection(self) -> Projection:
@@ -105,6 +115,8 @@ class Transaction:
         placeholders: Placeholders,
         digests: Mapping[bytes, bytes] | None,
         prune: Callable[[], list[Touched]],
+        *,
+        without_undo: bool = False,
     ) -> None:
         self._workspace = workspace
         self._fs = workspace.fs
@@ -114,11 +126,13 @@ class Transaction:
         self._placeholders = placeholders
         self._digests = digests
         self._prune = prune
+        self._without_undo = without_undo
         self._digest_key = workspace.keys.derive("digest")
         self._sources: list[_OnSource] = []
         self._landed = False
         self.outcome = Outcome()
         self.touched: list[Touched] = []
+        self.warnings: list[str] = []
         self.refused: list[Change] = []
 
     async def run(self, changes: Sequence[Change]) -> list[Reviewed]:
@@ -155,6 +169,9 @@ class Transaction:
         await trio.to_thread.run_sync(self._describe, reviewed)
         for on in self._sources:
             await self._plan(on)
+        await self._keep()
+        for on in self._sources:
+            await self._write_down(on)
         for on in self._sources:
             await self._land(on)
         self._settle()
@@ -185,7 +202,11 @@ class Transaction:
             )  # fmt: skip
             ino = projection.source.identity[1]
             folders = _folders_of(mine)
-            pending.append(PendingSource(source.root, source.only, source.is_file, ino, folders))
+            pending.append(
+                PendingSource(
+                    projection.name, source.root, source.only, source.is_file, ino, folders
+                )
+            )
         if pending:
             await trio.to_thread.run_sync(self._history.begin, self._commit, pending)
 
@@ -383,12 +404,57 @@ class Transaction:
         await self._in_thread(landing, plan)
         emptied = on.maker.emptied([change for group in on.groups for change in group.changes])
 
-        def write_down(_group: _Group) -> None:
-            on.removals = removals(on.batch, emptied)
-            steps = [step for group in landing for step in group.steps]
-            self._history.intend(self._commit.id, on.number, [*steps, *on.removals])
+        def plan_removals(_group: _Group) -> None:
+            steps = [step for group in on.groups for step in group.steps]
+            gone = {step.path for step in steps if isinstance(step, RemoveFolder)}
+            on.removals = removals(on.batch, [place for place in emptied if place not in gone])
 
-        await self._in_thread(on.groups[-1:], write_down)
+        await self._in_thread(on.groups[-1:], plan_removals)
+
+    async def _keep(self) -> None:
+        """Keep what an undo needs of what is about to go, within the limit."""
+        limit = self._workspace.settings.undo_limit
+        size = sum(_size_of(step) for on in self._sources for step in on.steps())
+        if size > limit:
+            if not self._without_undo:
+                raise TooLargeError(
+                    f"{TOO_LARGE}: the commit replaces {size} bytes, of which {limit} can be kept"
+                    " (`grantfs up --undo-limit SIZE`); -y commits it all the same"
+                )
+            return
+        images = self._workspace.images
+        writer = await trio.to_thread.run_sync(images.write, self._commit.id)
+        try:
+            for on in self._sources:
+                keeper = Keeper(on.batch.hands, writer, self._digest_key)
+
+                def keep(group: _Group, keeper: Keeper = keeper) -> None:
+                    group.kept = keeper.keep(group.steps)
+
+                await self._in_thread(on.groups, keep)
+            await trio.to_thread.run_sync(writer.close)
+        except FailedError as error:
+            writer.abandon()
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+            # Not ours to read: it can be moved or removed, and not be brought back.
+            self.warnings.append("what was replaced cannot be read: this commit cannot be undone")
+            await trio.to_thread.run_sync(images.remove, self._commit.id)
+            return
+        except BaseException:
+            writer.abandon()
+            raise
+        await trio.to_thread.run_sync(self._history.keep, self._commit.id)
+
+    async def _write_down(self, on: _OnSource) -> None:
+        """Nothing of this is done before it is in the journal."""
+        landing = [group for group in on.groups if not group.steps_taken]
+        steps = [step for group in landing for step in group.steps]
+        kept = [one for group in landing for one in group.kept or [Kept()] * len(group.steps)]
+        steps += on.removals
+        kept += [Kept()] * len(on.removals)
+        intend = partial(self._history.intend, self._commit.id, on.number, steps, kept)
+        await trio.to_thread.run_sync(intend)
 
     async def _land(self, on: _OnSource) -> None:
         def perform(group: _Group) -> None:
@@ -450,6 +516,7 @@ class Transaction:
                 if error := on.batch.clean():
                     raise error
             self._history.finish(self._commit.id, landed=True)
+            self._workspace.forget_old_commits()
         except (OSError, GrantfsError) as error:
             log.error("commit %s is made, leftovers of it wait: %s", self._commit.id, error)
             self._history.note_landed(self._commit.id)
@@ -475,11 +542,19 @@ class Transaction:
                 f"the commit failed ({because}), and not all could be put back: {problem}"
             )
         try:
+            self._workspace.images.remove(self._commit.id)
             await trio.to_thread.run_sync(
                 partial(self._history.finish, self._commit.id, landed=False)
             )
-        except GrantfsError as error:
+        except (OSError, GrantfsError) as error:
             log.error("the journal of commit %s cannot be cleared: %s", self._commit.id, error)
+
+
+def _size_of(step: Step) -> int:
+    """Bytes of a file that a step takes away."""
+    if isinstance(step, Take | Put) and step.expected is not None:
+        return step.expected.size
+    return 0
 
 
 def _prepare_plan(group: _Group) -> None:

@@ -20,7 +20,8 @@ from gateway.authority import keys as keystore
 from gateway.authority.grants import AccessName, Grant, GrantStore
 from gateway.commit.batch import PutBack
 from gateway.commit.history import CommitStore, PendingSource
-from gateway.commit.recovery import recover
+from gateway.commit.images import Images
+from gateway.commit.recovery import open_for_commit, recover
 from gateway.daemon import kernel, rulepacks, sources
 from gateway.daemon.gate import WorkspaceGate
 from gateway.daemon.redaction import build_engine, build_redactor
@@ -153,6 +154,7 @@ class Workspace:
             Audience(os.getuid(), agent_uid(chosen.agent_user)),
         )
         self.commits = CommitStore(folder / "commits.db", self.keys)
+        self.images = Images(folder / "undo", self.keys)
         self.unfinished: list[str] = []
         self.recover_commits()
         self.projections: dict[int, Projection] = {}
@@ -189,6 +191,8 @@ class Workspace:
                 continue
             self._note_put_back(one.put_back)
             self.commits.finish(one.commit, landed=one.landed)
+            if not one.landed:
+                self.images.remove(one.commit)
             self.log.append(
                 Event.DAEMON_RECOVERED,
                 detail={
@@ -196,10 +200,22 @@ class Workspace:
                     "journal": "finished" if one.landed else "taken back",
                 },
             )
+        self.forget_old_commits()
         if landed:
             with self.fs.tree.transaction():
                 for commit in landed - set(self.commits.pending()):
                     self.fs.store.forget_landed(commit)
+
+    def forget_old_commits(self) -> None:
+        """Keep what undo needs within the limits of size and age, the newest first. Raises OSError,
+        GrantfsError."""
+        kept = 0
+        oldest = clock.now() - self.settings.undo_days * 86400
+        for commit in self.commits.undoable():
+            kept += self.images.size(commit.id)
+            if kept > self.settings.undo_limit or commit.at < oldest:
+                self.commits.let_go(commit.id)
+                self.images.remove(commit.id)
 
     def _note_put_back(self, found: Sequence[tuple[bytes, PutBack]]) -> None:
         if not found:
@@ -208,6 +224,10 @@ class Workspace:
         with self.fs.tree.transaction():
             for root, back in found:
                 self.fs.tree.put_back(by_root[root], back.path, back.before, back.now)
+
+    def open_for_commit(self, one: PendingSource) -> Source:
+        """The source that an earlier commit was about, for another. Raises OSError."""
+        return open_for_commit(one, self._open_for_recovery)
 
     def _open_for_recovery(self, one: PendingSource) -> Source:
         shown = one.shown if one.is_file else None

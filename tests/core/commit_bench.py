@@ -143,6 +143,9 @@ class Bench:
             )
         )
 
+    def undo(self, commit: str | None = None) -> dict[str, Any]:
+        return self.run(lambda: self.committer.undo(commit))
+
     def discard(self, *paths: str | bytes) -> list[str]:
         return self.run(lambda: self.committer.discard([[os.fsencode(path)] for path in paths]))
 
