@@ -34,6 +34,12 @@ def changed(
     hands: Hands, steps: Sequence[Step], kept: Sequence[Kept], digest_key: bytes
 ) -> list[bytes]:
     """Places that are not as these steps left them. Raises OSError."""
+    # By another of its names, a file may have got another mode.
+    modes = {
+        step.expected.identity: step.metadata.mode
+        for step in steps
+        if isinstance(step, SetAttributes) and step.metadata.mode is not None
+    }
     moved_from = {step.to: step for step in steps if isinstance(step, Take)}
     checks: dict[bytes, Callable[[], bool]] = {}
     attributes_set: dict[bytes, SetAttributes] = {}
@@ -45,7 +51,8 @@ def changed(
             if taken is not None:
                 checks[step.path] = _is(hands, step.path, _moved(taken.expected))
             else:
-                checks[step.path] = _holds(hands, step.path, about, digest_key)
+                mode = modes.get(step.made, about.mode)
+                checks[step.path] = _holds(hands, step.path, mode, about.digest, digest_key)
         elif isinstance(step, Move):
             checks[step.path] = _is(hands, step.path, _absent)
             checks[step.new_path] = _is(hands, step.new_path, _moved(step.expected))
@@ -87,14 +94,18 @@ def _moved(expected: Stat) -> Callable[[Stat | None], bool]:
     )  # fmt: skip
 
 
-def _holds(hands: Hands, path: bytes, about: Kept, key: bytes) -> Callable[[], bool]:
+def _holds(
+    hands: Hands, path: bytes, mode: int | None, digest: bytes | None, key: bytes
+) -> Callable[[], bool]:
     def holds() -> bool:
         try:
             folder, name = hands.place(path)
-            mode, digest = digest_of(folder, name, key)
+            now = digest_of(folder, name, key)
         except (FileNotFoundError, MovedError):
             return False
-        return about.digest is None or (mode, digest) == (about.mode, about.digest)
+        if digest is None or mode is None:
+            return True
+        return stat.S_IMODE(now[0]) == stat.S_IMODE(mode) and now[1] == digest
 
     return holds
 
