@@ -226,6 +226,40 @@ def stage_scale(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
     return ("50,000 staged files, times of 25,000", "grantfs"), rows
 
 
+def commits(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
+    """New and edited small files, committed and undone, against `cp -a` of the same with each file
+    and folder synced."""
+    base = grantfs.home.parent
+    rows = []
+    for count in (1, 1_000, 10_000):
+        found: dict[str, list[float]] = {}
+        for turn in range(3):
+            source, plain = base / f"c{count}-{turn}", base / f"plain{count}-{turn}"
+            source.mkdir()
+            proj = grantfs.up(source, "--name", source.name) / source.name
+            many(proj / "new", max(count, 50)) if count > 1 else (proj / "one").write_bytes(b"1\n")
+
+            def call(*words: str, w: str = source.name) -> None:
+                grantfs.run(*words, "-w", w, "--json")
+
+            def copy(one: Path = source, other: Path = plain) -> None:
+                quiet("cp", "-a", one, other)
+                quiet("find", other, "-exec", "sync", "{}", "+")
+
+            found.setdefault("commit", []).append(timed(lambda: call("commit", "-y")))
+            found.setdefault("copy", []).append(timed(copy))
+            found.setdefault("undo", []).append(timed(lambda: call("undo")))
+            call("down")
+        copied = statistics.median(found.pop("copy"))
+        rows.append(
+            (
+                f"{count:,}",
+                *(f"{statistics.median(times) / copied:.2f}" for times in found.values()),
+            )
+        )
+    return ("small files; times of `cp -a` and `sync` of each", "`commit`", "`undo`"), rows
+
+
 def redaction(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
     """The engine alone; the cache is a fresh folder."""
     return ("redaction, shipped rules", "here"), bench_redaction.speed(grantfs.home)
@@ -234,6 +268,7 @@ def redaction(grantfs: Grantfs) -> tuple[tuple[str, ...], Rows]:
 PARTS: dict[str, list[Callable[[Grantfs], tuple[tuple[str, ...], Rows]]]] = {
     "io": [io],
     "scale": [source_scale, stage_scale],
+    "commit": [commits],
     "redaction": [redaction],
 }
 

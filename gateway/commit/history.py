@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from gateway import clock
 from gateway.authority.keys import Keys
-from gateway.commit.images import KEPT, Kept
-from gateway.commit.steps import STEPS, Step
+from gateway.commit.images import Kept
+from gateway.commit.steps import AnyStep, Step
 from gateway.errors import GrantfsError, NotFoundError
 
 SCHEMA_VERSION = 2
@@ -71,16 +73,22 @@ CREATE TABLE journal_folder (
     PRIMARY KEY (commit_id, number, path)
 ) STRICT, WITHOUT ROWID;
 
--- Steps (`gateway.commit.steps`, as JSON), in the order in which they are taken.
---   kept      what an undo of the step needs (`gateway.commit.images`, as JSON)
+-- Steps, in the order in which they are taken: JSON of pairs of a step (`gateway.commit.steps`) and
+-- what an undo of it needs (`gateway.commit.images`), sealed: attributes may hold anything.
 CREATE TABLE journal_step (
     id INTEGER PRIMARY KEY,
     commit_id TEXT NOT NULL,
     number INTEGER NOT NULL,
-    step BLOB NOT NULL,
-    kept BLOB NOT NULL
+    steps BLOB NOT NULL
 ) STRICT;
 """
+
+
+_PAIRS: TypeAdapter[list[tuple[AnyStep, Kept]]] = TypeAdapter(list[tuple[AnyStep, Kept]])
+
+
+def _label(commit: str, number: int) -> bytes:
+    return f"{commit}:{number}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +208,12 @@ class CommitStore:
     ) -> None:
         """Write steps of a source down, before the first of them is taken, with what is kept of
         each, if anything is."""
+        pairs = list(zip(steps, kept or (Kept(),) * len(steps), strict=True))
+        sealed = self._keys.seal(_PAIRS.dump_json(pairs), _label(commit, number))
         with self._transaction():
-            self._db.executemany(
-                "INSERT INTO journal_step (commit_id, number, step, kept) VALUES (?,?,?,?)",
-                (
-                    (commit, number, STEPS.dump_json(step), KEPT.dump_json(about))
-                    for step, about in zip(steps, kept or (Kept(),) * len(steps), strict=True)
-                ),
+            self._db.execute(
+                "INSERT INTO journal_step (commit_id, number, steps) VALUES (?,?,?)",
+                (commit, number, sealed),
             )
 
     def describe(self, commit: Commit, files: list[dict[str, object]], patch: bytes) -> None:
@@ -274,16 +281,18 @@ class CommitStore:
             folders = self._db.execute(
                 "SELECT path FROM journal_folder WHERE commit_id = ? AND number = ?", key
             )
-            steps = self._db.execute(
-                "SELECT step, kept FROM journal_step WHERE commit_id = ? AND number = ?"
-                " ORDER BY id",
-                key,
-            ).fetchall()
+            rows = self._db.execute(
+                "SELECT steps FROM journal_step WHERE commit_id = ? AND number = ? ORDER BY id", key
+            )
+            pairs = [
+                pair
+                for row in rows
+                for pair in _PAIRS.validate_json(self._keys.unseal(row[0], _label(commit, number)))
+            ]
             found.append(
                 PendingSource(
                     name, root, shown, bool(is_file), int(ino), [row[0] for row in folders],
-                    [STEPS.validate_json(row[0]) for row in steps],
-                    [KEPT.validate_json(row[1]) for row in steps],
+                    [step for step, _kept in pairs], [kept for _step, kept in pairs],
                 )
             )  # fmt: skip
         return found

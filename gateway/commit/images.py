@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography.exceptions import InvalidTag
-from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from gateway.authority.keys import Keys
@@ -45,10 +44,6 @@ class Kept:
     image: Image | None = None
     mode: int | None = None
     digest: bytes | None = None
-
-
-KEPT: TypeAdapter[Kept] = TypeAdapter(Kept)
-"""`Kept` to and from JSON."""
 
 
 class Images:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from gateway.commit.metadata import STORED, Metadata, path_of, some_xattrs
@@ -562,5 +562,5 @@ def attributes(hands: Hands, path: bytes, wanted: Metadata) -> Metadata:
 
 
 Step = Take | Link | Put | Move | MakeFolder | RemoveFolder | SetAttributes
-STEPS: TypeAdapter[Step] = TypeAdapter(Annotated[Step, Field(discriminator="step")])
-"""Steps to and from JSON."""
+AnyStep = Annotated[Step, Field(discriminator="step")]
+"""A step as it is read from JSON."""

@@ -106,7 +106,8 @@ class Bench:
         self.mount = AgentMount(self.agent)
         self.workspace.mount = self.mount  # type: ignore[assignment]
         self.committer = Committer(self.workspace)
-        (self.projection,) = self.workspace.projections.values()
+        for projection in self.workspace.projections.values():
+            self.projection = projection
 
     def restart(self) -> None:
         """Close the workspace and open it again."""

@@ -4,14 +4,20 @@ import errno
 import os
 import signal
 import traceback
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from commit_bench import Bench, Tree, fill
 from commit_faults import Faults, refuse
 
-from gateway.errors import GrantfsError
+from gateway.commit.batch import Batch
+from gateway.commit.steps import Step
+from gateway.daemon.commit import Committer
+from gateway.errors import ConflictError, GrantfsError
+from vfs.stage.changes import Change
 
 SECRET = b"sk_live_4eC39HqLyjWDarjtT1zdp7dc"
 FILES: dict[str, str | bytes] = {
@@ -173,6 +179,124 @@ def test_a_kill_at_some_calls(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_a_kill_at_every_call(tmp_path: Path) -> None:
     killed_everywhere(tmp_path, 0, 1)
+
+
+def test_what_the_agent_writes_while_it_lands_stays_staged(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    state = State(bench)
+    real = Batch.perform
+
+    def perform(batch: Batch, steps: Iterable[Step]) -> None:
+        real(batch, steps)
+        if bench.agent.read("proj/edited") == b"after\n":
+            bench.agent.append("proj/edited", b"and more\n")
+            bench.agent.append("proj/.env", b"LATER=1\n")
+            bench.agent.write("proj/kept", b"edited meanwhile\n")
+
+    with mock.patch.object(Batch, "perform", perform):
+        outcome = bench.commit()
+    assert outcome.conflicts == outcome.failed == []
+    assert sorted(outcome.remaining) == ["proj/.env", "proj/edited", "proj/kept"]
+    assert bench.on_disk() == state.after
+    assert bench.agent.read("proj/edited") == b"after\nand more\n"
+    status = bench.status()
+    assert [status["proj/edited"]["added"], status["proj/edited"]["removed"]] == [1, 0]
+    assert [status["proj/.env"]["added"], status["proj/.env"]["conflict"]] == [1, False]
+    assert bench.commit().remaining == []
+    env = (bench.source / ".env").read_bytes()
+    assert env == b"STRIPE_API_KEY=" + SECRET + b"\nDEBUG=0\nMORE=1\nLATER=1\n"
+    bench.close()
+
+
+def test_what_the_agent_writes_before_it_lands_keeps_the_file_back(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    real = Batch.sync_files
+
+    def sync_files(batch: Batch) -> None:
+        real(batch)
+        bench.agent.append("proj/edited", b"and more\n")
+
+    with mock.patch.object(Batch, "sync_files", sync_files):
+        outcome = bench.commit()
+    assert outcome.conflicts == [{"path": "proj/edited", "why": "the agent is still writing to it"}]
+    assert outcome.remaining == ["proj/edited"]
+    assert (bench.source / "edited").read_bytes() == b"before\n"
+    bench.assert_no_temporary()
+    bench.close()
+
+
+def test_what_the_user_changes_while_it_lands_is_left_out(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    real = Batch.sync_files
+
+    def sync_files(batch: Batch) -> None:
+        real(batch)
+        (bench.source / "edited").write_bytes(b"by the user\n")
+
+    with mock.patch.object(Batch, "sync_files", sync_files):
+        outcome = bench.commit()
+    assert outcome.conflicts == [{"path": "proj/edited", "why": "the source changed"}]
+    assert outcome.remaining == ["proj/edited"]
+    assert (bench.source / "edited").read_bytes() == b"by the user\n"
+    assert not (bench.source / "deleted").exists()
+    assert len(bench.workspace.commits.all()) == 1
+    bench.assert_no_temporary()
+    bench.close()
+
+
+def test_a_digest_binds_what_lands(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    before = bench.on_disk()
+    real = Committer._take
+
+    def take(committer: Committer, wanted: Sequence[Sequence[bytes]]) -> list[Change]:
+        bench.agent.append("proj/edited", b"slipped in\n")
+        return real(committer, wanted)
+
+    with mock.patch.object(Committer, "_take", take), pytest.raises(ConflictError):
+        bench.commit(digest=bench.digest())
+    assert bench.on_disk() == before
+    bench.assert_no_temporary()
+    bench.agent.write("proj/another", b"x")
+    real_take = real
+
+    def take_too(committer: Committer, wanted: Sequence[Sequence[bytes]]) -> list[Change]:
+        bench.agent.write("proj/slipped", b"in\n")
+        return real_take(committer, wanted)
+
+    with mock.patch.object(Committer, "_take", take_too), pytest.raises(ConflictError):
+        bench.commit(digest=bench.digest())
+    assert bench.on_disk() == before
+    assert bench.commit(digest=bench.digest()).remaining == []
+    bench.close()
+
+
+def test_a_source_that_is_away_is_recovered_once_it_is_back(tmp_path: Path) -> None:
+    bench = make(tmp_path)
+    state = State(bench)
+    with (
+        mock.patch.object(Batch, "undo", side_effect=OSError(errno.EIO, "gone")),
+        mock.patch.object(Batch, "sync", side_effect=OSError(errno.EIO, "gone")),
+        pytest.raises(GrantfsError, match="not all could be put back"),
+    ):
+        bench.commit()
+    assert bench.on_disk() == state.after | _temporaries(bench)
+    away = tmp_path / "away"
+    bench.source.rename(away)
+    with pytest.raises(GrantfsError, match="earlier commit is to be finished first"):
+        bench.commit()
+    bench.restart()
+    assert bench.workspace.unfinished != []
+    assert any("cut short" in warning for warning in bench.workspace.warnings)
+    away.rename(bench.source)
+    bench.restart()
+    assert bench.workspace.unfinished == []
+    assert not state.check(bench, "recovered late")
+    bench.close()
+
+
+def _temporaries(bench: Bench) -> Tree:
+    return {key: value for key, value in bench.on_disk().items() if b".grantfs-tmp-" in key}
 
 
 NUMBERS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS)
