@@ -2,6 +2,7 @@
 lands."""
 
 import sys
+from collections import Counter
 from typing import Any
 
 import click
@@ -29,6 +30,26 @@ def _line(change: dict[str, Any]) -> str:
     return "  ".join(words)
 
 
+def _lines(changes: list[dict[str, Any]]) -> list[str]:
+    """A line for each change, but one for all of a tree that a commit leaves out."""
+    found = [_line(change) for change in changes if not change["left_out"]]
+    trees: dict[str, list[dict[str, Any]]] = {}
+    for change in changes:
+        if change["left_out"]:
+            trees.setdefault(change["left_out"], []).append(change)
+    for tree, inside in trees.items():
+        flags = Counter(flag for change in inside for flag in change["flags"])
+        words = [f"+ {printable(tree)}/", f"{len(inside)} change(s) that .gitignore leaves out"]
+        if flags:
+            words.append("[" + ", ".join(f"{flag} {n}" for flag, n in flags.items()) + "]")
+        conflicts = sum(change["conflict"] for change in inside)
+        words += [f"{conflicts} CONFLICT(S)"] if conflicts else []
+        found.append("  ".join(words))
+    if trees:
+        found.append("What .gitignore leaves out is committed by name, or with commit --all.")
+    return found
+
+
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @shared
@@ -40,7 +61,7 @@ def status(state: State, paths: tuple[str, ...]) -> None:
     def text() -> str:
         if not found["changes"]:
             return "nothing is staged"
-        return "\n".join(_line(change) for change in found["changes"])
+        return "\n".join(_lines(found["changes"]))
 
     state.show(found, text)
 
@@ -101,6 +122,7 @@ def _colour(line: str) -> str:
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("-m", "message", default="", metavar="MSG", help="What the commit is for.")
 @click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--all", "everything", is_flag=True, help="What .gitignore leaves out, too.")
 @click.option("--digest", metavar="D", help="Only if the stage is what `status` gave this for.")
 @click.option(
     "--placeholders",
@@ -114,6 +136,7 @@ def commit(
     paths: tuple[str, ...],
     message: str,
     yes: bool,
+    everything: bool,
     digest: str | None,
     placeholders: str | None,
 ) -> int:
@@ -125,12 +148,12 @@ def commit(
         found = state.ask("status", paths=wanted)
         if not found["changes"]:
             tell("nothing is staged")
-        for change in found["changes"]:
-            click.echo(_line(change), err=True)
+        for line in _lines(found["changes"]):
+            click.echo(line, err=True)
         confirm("Commit this?", yes)
         digest = digest or (found["digest"] if not paths else None)
-    wish = {"paths": wanted, "message": message, "digest": digest}
-    wish["placeholders"] = placeholders or "ask"
+    wish: dict[str, Any] = {"paths": wanted, "message": message, "digest": digest}
+    wish |= {"placeholders": placeholders or "ask", "everything": everything}
     try:
         done = state.ask("commit", **wish, without_undo=yes)
     except GrantfsError as error:

@@ -107,6 +107,7 @@ class Commit(Message):
     message: Annotated[str, Field(max_length=100_000)] = ""
     digest: Text | None = None
     placeholders: Literal["ask", "restore", "keep"] = "ask"
+    everything: bool = False
     without_undo: bool = False
 
 

@@ -25,6 +25,7 @@ from gateway.daemon.transaction import (
 from gateway.daemon.undo import Undoing
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, RefusedError
+from gateway.review.ignored import MAX_BYTES, IgnoreRules
 from policies.engine import Query
 from vfs import names
 from vfs.gate import Access
@@ -88,12 +89,23 @@ class Committer:
             )
         return found
 
-    def _take(self, wanted: Sequence[Sequence[bytes]], *, discard: bool = False) -> list[Change]:
+    def _take(
+        self,
+        wanted: Sequence[Sequence[bytes]],
+        *,
+        discard: bool = False,
+        everything: bool = False,
+    ) -> list[Change]:
         """The changes that a commit or discard of *wanted* is about, each with an item of its own:
-        what shows in a moved folder is spelled out first."""
+        what shows in a moved folder is spelled out first. Where none is named, a commit leaves
+        build output alone, unless it is to be *everything*."""
         while True:
             changes = self.reviewer.find(self._projections())
-            taken = self._close_over(changes, self._choose(changes, wanted), discard=discard)
+            chosen = self._choose(changes, wanted)
+            if not wanted and not discard and not everything:
+                left_out = self.left_out(chosen)
+                chosen = [change for change in chosen if change.path not in left_out]
+            taken = self._close_over(changes, chosen, discard=discard)
             again = False
             for projection in {one.projection.id: one.projection for one in taken}.values():
                 settler = self._settler(projection)
@@ -101,6 +113,24 @@ class Committer:
                     again |= settler.spell_out([c for c in taken if c.projection is projection])
             if not again:
                 return taken
+
+    def left_out(self, changes: Sequence[Change]) -> dict[bytes, bytes]:
+        """Of changes in build output and dependency trees, the tree: paths in the mount."""
+        found = {}
+        rules: dict[int, IgnoreRules] = {}
+        for change in changes:
+            projection = change.projection
+            if projection.id not in rules:
+                settler = self._settler(projection)
+
+                def read(folder: bytes, settler: Settler = settler) -> bytes | None:
+                    return settler.shown_file(names.join(folder, b".gitignore"), MAX_BYTES)
+
+                rules[projection.id] = IgnoreRules(read)
+            tree = rules[projection.id].tree(change.place)
+            if tree is not None:
+                found[change.path] = projection.mount_path(tree)
+        return found
 
     def _settler(self, projection: Projection) -> Settler:
         return Settler(self._fs.union, self._fs.files, projection)
@@ -186,6 +216,7 @@ class Committer:
         message: str,
         digest: str | None,
         placeholders: Placeholders,
+        everything: bool = False,
         without_undo: bool = False,
     ) -> Outcome:
         """Put the chosen changes into their sources.
@@ -196,13 +227,13 @@ class Committer:
             self._recover()
             digests = None
             if digest is not None:
-                everything, now = await self.review(())
+                reviewed, now = await self.review(())
                 if now != digest:
                     raise ConflictError(STAGE_MOVED)
-                digests = {one.change.path: one.digest for one in everything}
+                digests = {one.change.path: one.digest for one in reviewed}
             # Asked before and after folders are spelled out: a refusal changes nothing.
             self._check_grants(self.choose(wanted))
-            changes = self._take(wanted)
+            changes = self._take(wanted, everything=everything)
             if digests is not None:
                 _check_reviewed(changes, digests)
             self._check_grants(changes)

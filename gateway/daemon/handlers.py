@@ -9,7 +9,7 @@ import trio
 
 from gateway import clock
 from gateway.audit import AuditError
-from gateway.audit.events import Event
+from gateway.audit.events import Event, show_name
 from gateway.authority.grants import Grant
 from gateway.control import messages
 from gateway.daemon.commit import Committer
@@ -141,10 +141,14 @@ class Handlers:
 
     async def _status(self, request: messages.Status) -> Result:
         reviewed, digest = await self._committer.review(_raw(request.paths))
+        left_out = self._committer.left_out([one.change for one in reviewed])
         shown = {
             "workspace": self._workspace.settings.name,
             "digest": digest,
-            "changes": [one.to_json() for one in reviewed],
+            "changes": [
+                {**one.to_json(), "left_out": show_name(tree) if tree is not None else None}
+                for one, tree in ((one, left_out.get(one.change.path)) for one in reviewed)
+            ],
         }
         reasons = [f"{one.path}: conflict: {one.conflict}" for one in reviewed if one.conflict]
         return shown, reasons
@@ -168,6 +172,7 @@ class Handlers:
             message=request.message,
             digest=request.digest,
             placeholders=request.placeholders,
+            everything=request.everything,
             without_undo=request.without_undo,
         )
         return outcome.to_json(), outcome.warnings

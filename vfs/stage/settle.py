@@ -5,6 +5,7 @@ constructor are called inside a transaction of the caller's, on the core's task.
 kernel holds keep their inode numbers; `touched` collects what it must be told about.
 """
 
+import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,37 @@ class Settler:
             number = folder.entries.get(name)
             folder = None if not number else self._tree.inodes.get(number)
         return folder if folder is not None and folder.is_folder else None
+
+    def shown_file(self, place: bytes, most: int) -> bytes | None:
+        """The first bytes of the file that the mount shows at *place*, a source's own ones
+        unmasked; None where there is none that can be read."""
+        folder, origin = self._top(), b""
+        inode: StagedInode | None = None
+        for name in place.split(b"/"):
+            if folder is None:
+                origin, inode = names.join(origin, name), None
+                continue
+            number = folder.entries.get(name)
+            if number is None and folder.origin is not None:
+                origin = names.join(folder.origin, name)
+                folder = None
+            elif not number:
+                return None
+            else:
+                inode = self._tree.inodes[number]
+                folder = inode if inode.is_folder else None
+                origin = inode.origin or b""
+        try:
+            if inode is not None and inode.body is not None and not inode.is_folder:
+                fd = self._tree.bodies.open(inode.body)
+            else:
+                fd, _status = self._source.open_file(origin)
+        except OSError:
+            return None
+        try:
+            return os.pread(fd, most, 0)
+        finally:
+            os.close(fd)
 
     def shows(self, place: bytes, ino: int) -> bool:
         """True if a staged entry at *place* names this inode."""
