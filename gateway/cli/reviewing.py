@@ -120,6 +120,8 @@ def _colour(line: str) -> str:
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-p", "pick", is_flag=True, help="Choose hunk by hunk.")
+@click.option("--hunk", "hunks", multiple=True, metavar="ID", help="Only this hunk of `diff`.")
 @click.option("-m", "message", default="", metavar="MSG", help="What the commit is for.")
 @click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--all", "everything", is_flag=True, help="What .gitignore leaves out, too.")
@@ -134,6 +136,8 @@ def _colour(line: str) -> str:
 def commit(
     state: State,
     paths: tuple[str, ...],
+    pick: bool,
+    hunks: tuple[str, ...],
     message: str,
     yes: bool,
     everything: bool,
@@ -143,8 +147,16 @@ def commit(
     """Put staged changes into the sources, masked secrets put back."""  # fmt: skip
     if placeholders and not paths:
         raise UsageError("--placeholders decides for the paths that you name: name them")
+    if pick and hunks:
+        raise UsageError("-p chooses hunks, and so does --hunk: take one of them")
     wanted = all_forms(paths)
-    if not yes:
+    wish: dict[str, Any] = {"hunks": list(hunks)}
+    if pick:
+        wish, digest = _pick(state, wanted, digest)
+        if not wish:
+            tell("nothing was chosen")
+            return 0
+    elif not yes:
         found = state.ask("status", paths=wanted)
         if not found["changes"]:
             tell("nothing is staged")
@@ -152,7 +164,7 @@ def commit(
             click.echo(line, err=True)
         confirm("Commit this?", yes)
         digest = digest or (found["digest"] if not paths else None)
-    wish: dict[str, Any] = {"paths": wanted, "message": message, "digest": digest}
+    wish |= {"paths": wanted, "message": message, "digest": digest}
     wish |= {"placeholders": placeholders or "ask", "everything": everything}
     try:
         done = state.ask("commit", **wish, without_undo=yes)
@@ -180,15 +192,42 @@ def commit(
     return EXIT_FAILED if done.get("failed") else 0
 
 
+def _pick(
+    state: State, wanted: list[list[str]], digest: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """What a person chooses, as the request has it, and the digest of what was shown."""
+    from gateway.cli.picking import Picker, from_exact
+
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is here to choose: name hunks by --hunk")
+    status = state.ask("status", paths=wanted)
+    exact = from_exact(state.ask("diff", paths=wanted, exact=True)["exact"])
+    changes = [one for one in status["changes"] if wanted or not one["left_out"]]
+
+    def ask(question: str) -> str:
+        return str(click.prompt(question, prompt_suffix="", default="?", show_default=False))
+
+    picked = Picker(changes, exact, ask, lambda text: click.echo(text), _line).run()
+    if not picked:
+        return {}, digest
+    if not wanted:
+        digest = digest or status["digest"]
+    return {
+        "hunks": picked.hunks, "edited": picked.edited, "also": [[one] for one in picked.whole],
+    }, digest  # fmt: skip
+
+
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--hunk", "hunks", multiple=True, metavar="ID", help="Only this hunk of `diff`.")
 @click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
 @shared
 @pass_state
-def discard(state: State, paths: tuple[str, ...], yes: bool) -> None:
+def discard(state: State, paths: tuple[str, ...], hunks: tuple[str, ...], yes: bool) -> None:
     """Drop staged changes: the agent sees the sources again."""
-    confirm("Drop these staged changes?" if paths else "Drop all staged changes?", yes)
-    dropped = state.ask("discard", paths=all_forms(paths))
+    some = paths or hunks
+    confirm("Drop these staged changes?" if some else "Drop all staged changes?", yes)
+    dropped = state.ask("discard", paths=all_forms(paths), hunks=list(hunks))
     state.show(dropped, lambda: f"dropped {len(dropped['discarded'])} change(s)")
 
 

@@ -17,6 +17,7 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 Text = Annotated[str, Field(max_length=8192)]
 Path = Annotated[list[Text], Field(min_length=1, max_length=4)]
 Paths = Annotated[list[Path], Field(max_length=50_000)]
+Ids = Annotated[list[Text], Field(max_length=100_000)]
 Size = Annotated[int, Field(gt=0, lt=1 << 63)]
 Days = Annotated[int, Field(gt=0, le=36500)]
 Seconds = Annotated[int, Field(gt=0, le=36500 * 86400)]
@@ -96,17 +97,30 @@ class Diff(Message):
 
     op: Literal["diff"]
     paths: Paths = []
+    exact: bool = False
     binary: bool = False
 
 
+class EditedHunk(Message):
+    """A hunk as the user worded it; lines as in a patch, one byte a character (Latin-1)."""
+
+    path: Text
+    old_start: Annotated[int, Field(ge=0)]
+    lines: Annotated[list[str], Field(max_length=1_000_000)]
+
+
 class Commit(Message):
-    """Put staged changes into the sources."""
+    """Put staged changes into the sources; with `hunks` or `edited`, only these, and
+    the paths in `also` whole."""
 
     op: Literal["commit"]
     paths: Paths = []
     message: Annotated[str, Field(max_length=100_000)] = ""
     digest: Text | None = None
     placeholders: Literal["ask", "restore", "keep"] = "ask"
+    hunks: Ids = []
+    edited: Annotated[list[EditedHunk], Field(max_length=10_000)] = []
+    also: Paths = []
     everything: bool = False
     without_undo: bool = False
 
@@ -116,6 +130,7 @@ class Discard(Message):
 
     op: Literal["discard"]
     paths: Paths = []
+    hunks: Ids = []
 
 
 class Log(Message):

@@ -25,7 +25,9 @@ from gateway.daemon.transaction import (
 from gateway.daemon.undo import Undoing
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, RefusedError
+from gateway.review.hunks import Hunk, HunkMismatchError, apply_hunks
 from gateway.review.ignored import MAX_BYTES, IgnoreRules
+from gateway.review.picks import Picks, find
 from policies.engine import Query
 from vfs import names
 from vfs.gate import Access
@@ -216,10 +218,14 @@ class Committer:
         message: str,
         digest: str | None,
         placeholders: Placeholders,
+        chosen: Sequence[str] = (),
+        edited: Sequence[tuple[bytes, Hunk]] = (),
+        also: Sequence[Sequence[bytes]] = (),
         everything: bool = False,
         without_undo: bool = False,
     ) -> Outcome:
-        """Put the chosen changes into their sources.
+        """Put the chosen changes into their sources; only the hunks with the ids *chosen*, and
+        those *edited*, by path, if there are any, and all of the paths in *also*.
 
         Raises RefusedError, and ConflictError if *digest* is not that of the stage as it is.
         """
@@ -231,13 +237,53 @@ class Committer:
                 if now != digest:
                     raise ConflictError(STAGE_MOVED)
                 digests = {one.change.path: one.digest for one in reviewed}
+            picks = await self._find_picks(wanted, chosen, edited)
+            if picks:
+                wanted = [*([path] for path in picks), *also]
             # Asked before and after folders are spelled out: a refusal changes nothing.
             self._check_grants(self.choose(wanted))
             changes = self._take(wanted, everything=everything)
             if digests is not None:
                 _check_reviewed(changes, digests)
             self._check_grants(changes)
-            return await self._commit(changes, message, placeholders, digests, without_undo)
+            return await self._commit(changes, message, placeholders, digests, picks, without_undo)
+
+    async def _find_picks(
+        self,
+        wanted: Sequence[Sequence[bytes]],
+        chosen: Sequence[str],
+        edited: Sequence[tuple[bytes, Hunk]] = (),
+    ) -> dict[bytes, Picks]:
+        """Hunks by path. Raises ConflictError for one that is not there."""
+        found: dict[bytes, Picks] = {}
+        if chosen:
+            files = await self._hunks(wanted)
+            try:
+                by_path = find(
+                    chosen, [(path, some) for path, (some, _old, _writes) in files.items()]
+                )
+            except HunkMismatchError as error:
+                raise ConflictError(f"{error}: look at `grantfs diff` again") from error
+            found = {path: Picks(ids) for path, ids in by_path.items()}
+        for path, hunk in edited:
+            known = found.get(path, Picks(frozenset()))
+            found[path] = Picks(known.ids, (*known.edited, hunk))
+        return found
+
+    async def _hunks(
+        self, wanted: Sequence[Sequence[bytes]]
+    ) -> dict[bytes, tuple[Sequence[Hunk], bytes, int]]:
+        """Hunks, old side and count of writes of the chosen changes, by path."""
+        found: dict[bytes, tuple[Sequence[Hunk], bytes, int]] = {}
+
+        def keep(reviewed: Reviewed) -> None:
+            old = reviewed.old.data if reviewed.old is not None else b""
+            if reviewed.hunks and reviewed.new is not None:
+                found[reviewed.change.path] = list(reviewed.hunks), old, reviewed.writes
+            reviewed.summarize()
+
+        await self.review(wanted, keep)
+        return found
 
     def _recover(self) -> None:
         """What an earlier commit left undone comes first. Raises GrantfsError if it has to wait."""
@@ -252,6 +298,7 @@ class Committer:
         message: str,
         placeholders: Placeholders,
         digests: Mapping[bytes, bytes] | None,
+        picks: Mapping[bytes, Picks],
         without_undo: bool,
     ) -> Outcome:
         outcome = Outcome()
@@ -267,7 +314,7 @@ class Committer:
         left = list(changes)
         while left:
             attempt = Transaction(
-                self._workspace, self.reviewer, record, placeholders, digests, self._prune,
+                self._workspace, self.reviewer, record, placeholders, digests, picks, self._prune,
                 without_undo=without_undo,
             )  # fmt: skip
             try:
@@ -323,9 +370,14 @@ class Committer:
 
     # -- discard ---------------------------------------------------------------------------
 
-    async def discard(self, wanted: Sequence[Sequence[bytes]]) -> list[str]:
-        """Drop the chosen staged changes; returns their paths."""
+    async def discard(
+        self, wanted: Sequence[Sequence[bytes]], chosen: Sequence[str] = ()
+    ) -> list[str]:
+        """Drop the chosen staged changes, or the hunks with the ids *chosen*; returns their paths.
+        Raises ConflictError for hunks that are not there."""
         async with self._lock:
+            if chosen:
+                return await self._discard_hunks(wanted, chosen)
             changes = self.choose(wanted) if not wanted else self._take(wanted, discard=True)
             touched: list[Touched] = []
             if wanted:
@@ -350,6 +402,37 @@ class Committer:
             return [show_name(change.path) for change in changes]
 
     # -- both ------------------------------------------------------------------------------
+
+    async def _discard_hunks(
+        self, wanted: Sequence[Sequence[bytes]], chosen: Sequence[str]
+    ) -> list[str]:
+        picks = await self._find_picks(wanted, chosen)
+        files = await self._hunks([[path] for path in picks])
+        touched: list[Touched] = []
+        changes = [one for one in self.choose([[path] for path in picks]) if one.path in picks]
+        with self._fs.tree.transaction():
+            for change in changes:
+                found, old, writes = files[change.path]
+                try:
+                    left = apply_hunks(old, picks[change.path].left(found, change.path))
+                except HunkMismatchError as error:
+                    raise ConflictError(f"{error}: look at `grantfs diff` again") from error
+                settler = self._settler(change.projection)
+                if not settler.rewrite(change, left, writes):
+                    raise ConflictError(
+                        f"{show_name(change.path)} cannot be discarded in part: the agent is still"
+                        " writing to it, or has only moved it"
+                    )
+                touched.append(settler.touched)
+            touched += self._prune()
+        await self._tell_kernel(touched)
+        for change in changes:
+            self._workspace.log.append(
+                Event.DISCARD,
+                path=change.path,
+                detail={"kind": change.kind.value, "hunks": len(picks[change.path].ids)},
+            )
+        return [show_name(change.path) for change in changes]
 
     # -- undo ------------------------------------------------------------------------------
 

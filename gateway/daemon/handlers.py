@@ -14,8 +14,10 @@ from gateway.authority.grants import Grant
 from gateway.control import messages
 from gateway.daemon.commit import Committer
 from gateway.daemon.outcome import diff_json
+from gateway.daemon.review import Reviewed
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.errors import GrantfsError
+from gateway.review.hunks import Hunk
 from gateway.scanning import scan_path
 
 Result = tuple[Any, list[str]]
@@ -36,6 +38,29 @@ def grant_spec(wanted: messages.WantedGrant) -> GrantSpec:
 
 def _raw(paths: Sequence[Sequence[str]]) -> list[list[bytes]]:
     return [[os.fsencode(form) for form in forms] for forms in paths]
+
+
+def _exact(reviewed: Reviewed) -> dict[str, Any]:
+    """Hunks for a client that takes them apart: bytes as characters (Latin-1)."""
+    return {
+        "path": os.fsdecode(reviewed.change.path),
+        "shown": reviewed.path,
+        "hunks": [
+            {
+                "id": hunk.id, "old_start": hunk.old_start, "old_count": hunk.old_count,
+                "new_start": hunk.new_start, "new_count": hunk.new_count,
+                "lines": [line.decode("latin-1") for line in hunk.lines],
+            }
+            for hunk in reviewed.hunks
+        ],
+    }  # fmt: skip
+
+
+def _hunk(edited: messages.EditedHunk) -> Hunk:
+    lines = tuple(line.encode("latin-1") for line in edited.lines)
+    old = sum(line[:1] in (b" ", b"-") for line in lines)
+    new = sum(line[:1] in (b" ", b"+") for line in lines)
+    return Hunk("edited", edited.old_start, old, edited.old_start, new, lines)
 
 
 class Handlers:
@@ -163,6 +188,7 @@ class Handlers:
         return {
             "files": [diff_json(one) for one in reviewed],
             "stat": [one.to_json() for one in reviewed],
+            "exact": [_exact(one) for one in reviewed] if request.exact else [],
             "patch": b"".join(one.text for one in reviewed).decode("latin-1"),
         }, []
 
@@ -172,6 +198,9 @@ class Handlers:
             message=request.message,
             digest=request.digest,
             placeholders=request.placeholders,
+            chosen=request.hunks,
+            edited=[(os.fsencode(one.path), _hunk(one)) for one in request.edited],
+            also=_raw(request.also),
             everything=request.everything,
             without_undo=request.without_undo,
         )
@@ -181,7 +210,7 @@ class Handlers:
         return await self._committer.undo(request.commit), []
 
     async def _discard(self, request: messages.Discard) -> Result:
-        return {"discarded": await self._committer.discard(_raw(request.paths))}, []
+        return {"discarded": await self._committer.discard(_raw(request.paths), request.hunks)}, []
 
     async def _log(self, _request: messages.Log) -> Result:
         return [commit.to_json() for commit in self._workspace.commits.all()], []

@@ -29,13 +29,16 @@ KeptXattrs = dict[tuple[int, int], tuple[tuple[str, bytes], ...]]
 @dataclass(slots=True)
 class Part:
     """A change on its way to its source: reviewed, its bytes restored. `before` is the staged
-    inode when it was read."""
+    inode when it was read; `partial` the masked content where only some hunks land, `digest` an
+    HMAC of what lands then."""
 
     change: Change
     sides: Sides
     before: Snapshot | None
     reviewed: Reviewed | None = None
     data: bytes = b""
+    partial: bytes | None = None
+    digest: bytes = b""
 
 
 @dataclass(slots=True)
@@ -123,6 +126,8 @@ class JobMaker:
             raise CannotLandError("pipes, sockets and devices are not committed")
         job.metadata = self._metadata(part, inode)
         new = sides.new
+        if part.partial is not None and not own:
+            raise CannotLandError("it can only be taken whole")
         if not own and new is not None and new.version is not None:
             job.fill = fill_from(new.fd, new.version)
         else:

@@ -30,6 +30,9 @@ from gateway.daemon.outcome import Outcome, Placeholders, diff_json
 from gateway.daemon.review import Reviewed, Reviewer
 from gateway.daemon.workspace import Workspace
 from gateway.errors import TOO_LARGE, ConflictError, GrantfsError
+from gateway.review.hunks import HunkMismatchError, apply_hunks, hunks
+from gateway.review.patch import Side
+from gateway.review.picks import Picks
 from vfs.projection import Projection
 from vfs.redaction import ScanError
 from vfs.source import Source
@@ -104,8 +107,8 @@ class _OnSource:
 
 class Transaction:
     """One attempt at a commit. `digests` are those of the reviewed changes by path, None where the
-    commit is not bound to a review; *prune* removes from the stage what makes no difference any
-    more."""
+    commit is not bound to a review; `picks` hunks by path, of files that land in part; *prune*
+    removes from the stage what makes no difference any more."""
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Transaction:
         commit: Commit,
         placeholders: Placeholders,
         digests: Mapping[bytes, bytes] | None,
+        picks: Mapping[bytes, Picks],
         prune: Callable[[], list[Touched]],
         *,
         without_undo: bool = False,
@@ -125,6 +129,7 @@ class Transaction:
         self._commit = commit
         self._placeholders = placeholders
         self._digests = digests
+        self._picks = picks
         self._prune = prune
         self._without_undo = without_undo
         self._digest_key = workspace.keys.derive("digest")
@@ -316,11 +321,17 @@ class Transaction:
             if part.reviewed.conflict is not None:
                 return "conflict", part.reviewed.conflict
             new = sides.new
+            picks = self._picks.get(sides.change.path)
+            if picks is not None:
+                self._pick(part, picks)
             if new is None or new.raw or not stat.S_ISREG(new.mode):
                 return "", ""
             if sides.change.kind is Kind.MODE:
                 return "", ""
-            result = self._reviewer.restoration(sides, new.read(), self._placeholders)
+            shown = new.read() if part.partial is None else part.partial
+            result = self._reviewer.restoration(sides, shown, self._placeholders)
+        except HunkMismatchError as error:
+            return "conflict", str(error)
         except ScanError as error:
             return "failed", str(error)
         except OSError as error:
@@ -329,7 +340,22 @@ class Transaction:
             why = ", ".join(sorted({one.why for one in result.undecided}))
             return "undecided", f"{len(result.undecided)} placeholder(s) {why}"
         part.data = result.data
+        if part.partial is not None:
+            part.digest = hmac.new(self._digest_key, part.data, hashlib.sha256).digest()
         return "", ""
+
+    @staticmethod
+    def _pick(part: Part, picks: Picks) -> None:
+        """Let the part be about some hunks alone. Raises HunkMismatchError."""
+        reviewed, path = part.reviewed, part.change.path
+        if reviewed is None or reviewed.new is None or not reviewed.hunks:
+            raise HunkMismatchError("it has no hunks to choose from")
+        old = reviewed.old.data if reviewed.old is not None else b""
+        partial = apply_hunks(old, picks.taken(reviewed.hunks, path))
+        if partial != reviewed.new.data:
+            part.partial = partial
+            reviewed.new = Side(reviewed.new.mode, partial)
+            reviewed.hunks = hunks(old, partial, path=path)
 
     def _judge_and_render(self, part: Part) -> tuple[str, str]:
         found = self._judge(part)
@@ -478,7 +504,11 @@ class Transaction:
     def _settle(self) -> None:
         """The moment that decides. Raises FailedError."""
         parts = [part for on in self._sources for group in on.groups for part in group.parts]
-        bases = {id(part): self._rebase(part) for part in parts if self._written(part)}
+        bases = {
+            id(part): self._rebase(part)
+            for part in parts
+            if part.partial is not None or self._written(part)
+        }
         for on in self._sources:
             on.projection.source.look_again()
         try:
@@ -497,15 +527,19 @@ class Transaction:
             raise FailedError([part.change for part in parts[:1]], error) from error
 
     def _rebase(self, part: Part) -> tuple[bytes, int] | None:
-        """The new base of a file that the agent wrote to while it landed, else None."""
+        """The new base of a file that has landed in part, or that the agent wrote to while it
+        landed."""
         inode = self._staged(part.change)
         if inode is None or inode.body is None:
             return None
-        data, shown = self._reviewer.look_at(part.change)
+        digest, shown = part.digest, part.partial
+        if shown is None:
+            data, shown = self._reviewer.look_at(part.change)
+            digest = hmac.new(self._digest_key, data, hashlib.sha256).digest()
         body, fd = self._fs.bodies.create()
         with os.fdopen(fd, "wb") as file:
             file.write(shown)
-        return hmac.new(self._digest_key, data, hashlib.sha256).digest(), body
+        return digest, body
 
     def _clean(self) -> None:
         """What was displaced goes. Where it cannot, the commit stays in the journal, and is

@@ -110,7 +110,7 @@ def apply_hunks(old: bytes, chosen: Collection[Hunk]) -> bytes:
     pieces: list[bytes] = []
     done = line = offset = 0
     changed_to = -1
-    for hunk in sorted(chosen, key=lambda hunk: _first(hunk.old_start, hunk.old_count)):
+    for hunk in sorted(chosen, key=_order):
         first = _first(hunk.old_start, hunk.old_count)
         offset = _skip_lines(old, offset, first - line, hunk)
         line = first
@@ -238,6 +238,12 @@ def _side(lines: Sequence[bytes], tags: bytes) -> bytes:
         elif counted:
             texts[-1] = texts[-1][:-1]
     return b"".join(texts)
+
+
+def _order(hunk: Hunk) -> tuple[int, int]:
+    """Where a hunk stands among others: parts of one may begin with the same context."""
+    context = next((n for n, line in enumerate(hunk.lines) if line[:1] != b" "), 0)
+    return _first(hunk.old_start, hunk.old_count), context
 
 
 def _check_fit(old: bytes, offset: int, hunk: Hunk) -> None:

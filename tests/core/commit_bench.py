@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,7 +132,11 @@ class Bench:
     # -- the user --------------------------------------------------------------------------
 
     def commit(
-        self, *paths: str | bytes, placeholders: str = "ask", digest: str | None = None
+        self,
+        *paths: str | bytes,
+        placeholders: str = "ask",
+        digest: str | None = None,
+        chosen: Sequence[str] = (),
     ) -> Outcome:
         wanted = [[os.fsencode(path)] for path in paths]
         return self.run(
@@ -141,14 +145,16 @@ class Bench:
                 message="m",
                 digest=digest,
                 placeholders=placeholders,  # type: ignore[arg-type]
+                chosen=chosen,
             )
         )
 
     def undo(self, commit: str | None = None) -> dict[str, Any]:
         return self.run(lambda: self.committer.undo(commit))
 
-    def discard(self, *paths: str | bytes) -> list[str]:
-        return self.run(lambda: self.committer.discard([[os.fsencode(path)] for path in paths]))
+    def discard(self, *paths: str | bytes, chosen: Sequence[str] = ()) -> list[str]:
+        wanted = [[os.fsencode(path)] for path in paths]
+        return self.run(lambda: self.committer.discard(wanted, chosen))
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Changes by path, as `status --json` has them, with the reason of a conflict."""

@@ -252,6 +252,15 @@ def test_a_hunk_that_does_not_fit_is_refused() -> None:
         apply_hunks(b"a\nb", [inserted])
 
 
+def test_parts_apply_in_any_order() -> None:
+    old = b"".join(b"%d\n" % number for number in range(5))
+    new = b"first\n" + old.replace(b"3\n", b"three\n")
+    (hunk,) = hunks(old, new)
+    parts = split_hunk(hunk)
+    assert parts[0].old_start == parts[1].old_start  # both begin with the same context
+    assert apply_hunks(old, parts) == apply_hunks(old, parts[::-1]) == new
+
+
 @settings(max_examples=200)
 @given(TEXT, TEXT)
 def test_split_parts_make_the_whole(old: bytes, new: bytes) -> None:

@@ -462,6 +462,27 @@ class Settler:
                 self._put_back(change)
                 self._tree.drop_base(self._projection.id, change.ends)
 
+    def rewrite(self, change: Change, data: bytes, writes: int) -> bool:
+        """Give a file that the agent wrote another content; False for one that it did not write,
+        or has written to since its counter was *writes*."""
+        item = change.item
+        inode = self._tree.inodes.get(item.ino or 0) if item is not None else None
+        if inode is None or inode.body is None or inode.writes != writes:
+            return False
+        body, fd = self._tree.bodies.create()
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        self._tree.discard_body(inode.body)
+        inode.body = body
+        inode.writes += 1
+        self._tree.save(inode)
+        self._tree.note_size(body)
+        node = self._node(inode.ino)
+        if node is not None:
+            self._files.forget_body(node)
+        self.touched.numbers.add(inode.ino)
+        return True
+
     def _reset_attributes(self, change: Change) -> None:
         inode = self._tree.inodes.get(change.item.ino or 0) if change.item is not None else None
         if inode is None:
