@@ -124,6 +124,8 @@ def _colour(line: str) -> str:
 @click.option("--hunk", "hunks", multiple=True, metavar="ID", help="Only this hunk of `diff`.")
 @click.option("-m", "message", default="", metavar="MSG", help="What the commit is for.")
 @click.option("-y", "yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--merge", is_flag=True, help="Merge with what the source has got since.")
+@click.option("--force-overwrite", is_flag=True, help="Overwrite what the source has got since.")
 @click.option("--all", "everything", is_flag=True, help="What .gitignore leaves out, too.")
 @click.option("--digest", metavar="D", help="Only if the stage is what `status` gave this for.")
 @click.option(
@@ -140,6 +142,8 @@ def commit(
     hunks: tuple[str, ...],
     message: str,
     yes: bool,
+    merge: bool,
+    force_overwrite: bool,
     everything: bool,
     digest: str | None,
     placeholders: str | None,
@@ -149,6 +153,8 @@ def commit(
         raise UsageError("--placeholders decides for the paths that you name: name them")
     if pick and hunks:
         raise UsageError("-p chooses hunks, and so does --hunk: take one of them")
+    if merge and force_overwrite:
+        raise UsageError("--merge keeps what --force-overwrite gives up: take one of them")
     wanted = all_forms(paths)
     wish: dict[str, Any] = {"hunks": list(hunks)}
     if pick:
@@ -162,8 +168,13 @@ def commit(
             tell("nothing is staged")
         for line in _lines(found["changes"]):
             click.echo(line, err=True)
+        if force_overwrite:
+            for change in found["changes"]:
+                if change["conflict"]:
+                    tell(f"the source's own changes of {printable(change['path'])} will be lost")
         confirm("Commit this?", yes)
         digest = digest or (found["digest"] if not paths else None)
+    wish["on_conflict"] = "merge" if merge else "overwrite" if force_overwrite else "refuse"
     wish |= {"paths": wanted, "message": message, "digest": digest}
     wish |= {"placeholders": placeholders or "ask", "everything": everything}
     try:
@@ -177,6 +188,11 @@ def commit(
     reasons = done.pop("reasons", {})
     for path, why in reasons.items():
         tell(f"{printable(path)} stays staged: {why}")
+    for path in done.get("overwritten", ()):
+        tell(
+            f"what the source had got in {printable(path)} is overwritten:"
+            f" `grantfs undo {done['commit']}` brings it back"
+        )
 
     def text() -> str:
         if done["commit"] is None:

@@ -121,6 +121,7 @@ class Commit(Message):
     hunks: Ids = []
     edited: Annotated[list[EditedHunk], Field(max_length=10_000)] = []
     also: Paths = []
+    on_conflict: Literal["refuse", "merge", "overwrite"] = "refuse"
     everything: bool = False
     without_undo: bool = False
 

@@ -14,12 +14,13 @@ from gateway.audit.events import Event, show_name
 from gateway.commit import closure
 from gateway.commit.history import Commit, CommitStore
 from gateway.daemon import kernel
-from gateway.daemon.outcome import Outcome, Placeholders
+from gateway.daemon.outcome import OnConflict, Outcome, Placeholders
 from gateway.daemon.review import Reviewed, Reviewer, Sides
 from gateway.daemon.transaction import (
     STAGE_MOVED,
     FailedError,
     MovedGroupError,
+    Terms,
     Transaction,
 )
 from gateway.daemon.undo import Undoing
@@ -222,6 +223,7 @@ class Committer:
         edited: Sequence[tuple[bytes, Hunk]] = (),
         also: Sequence[Sequence[bytes]] = (),
         everything: bool = False,
+        on_conflict: OnConflict = "refuse",
         without_undo: bool = False,
     ) -> Outcome:
         """Put the chosen changes into their sources; only the hunks with the ids *chosen*, and
@@ -246,7 +248,8 @@ class Committer:
             if digests is not None:
                 _check_reviewed(changes, digests)
             self._check_grants(changes)
-            return await self._commit(changes, message, placeholders, digests, picks, without_undo)
+            terms = Terms(placeholders, on_conflict, without_undo, digests, picks)
+            return await self._commit(changes, message, terms)
 
     async def _find_picks(
         self,
@@ -292,15 +295,7 @@ class Committer:
             for warning in self._workspace.unfinished:
                 raise GrantfsError(f"an earlier commit is to be finished first: {warning}")
 
-    async def _commit(
-        self,
-        changes: Sequence[Change],
-        message: str,
-        placeholders: Placeholders,
-        digests: Mapping[bytes, bytes] | None,
-        picks: Mapping[bytes, Picks],
-        without_undo: bool,
-    ) -> Outcome:
+    async def _commit(self, changes: Sequence[Change], message: str, terms: Terms) -> Outcome:
         outcome = Outcome()
         log = self._workspace.log
         record = Commit(CommitStore.new_id(), clock.now(), message, [])
@@ -313,10 +308,7 @@ class Committer:
         landed: list[Reviewed] = []
         left = list(changes)
         while left:
-            attempt = Transaction(
-                self._workspace, self.reviewer, record, placeholders, digests, picks, self._prune,
-                without_undo=without_undo,
-            )  # fmt: skip
+            attempt = Transaction(self._workspace, self.reviewer, record, terms, self._prune)
             try:
                 landed = await attempt.run(left)
             except MovedGroupError as error:
@@ -336,10 +328,9 @@ class Committer:
                 ]
                 break
             outcome.add(attempt.outcome)
-            outcome.warnings += attempt.warnings
             await self._tell_kernel(attempt.touched)
             break
-        self._log_landed(record.id, landed)
+        self._log_landed(record.id, landed, outcome)
         self.reviewer.settled()
         remaining = self.reviewer.find(self._projections())
         outcome.remaining = [show_name(change.path) for change in remaining]
@@ -357,7 +348,7 @@ class Committer:
         await trio.to_thread.run_sync(result.result)
         return outcome
 
-    def _log_landed(self, commit_id: str, landed: Sequence[Reviewed]) -> None:
+    def _log_landed(self, commit_id: str, landed: Sequence[Reviewed], outcome: Outcome) -> None:
         for reviewed in landed:
             self._workspace.log.append(
                 Event.COMMIT,
@@ -365,6 +356,8 @@ class Committer:
                 detail={
                     "commit": commit_id, "phase": "file", "kind": reviewed.change.kind.value,
                     "restored": reviewed.placeholders - reviewed.undecided,
+                    "merged": reviewed.path in outcome.merged,
+                    "overwritten": reviewed.path in outcome.overwritten,
                 },
             )  # fmt: skip
 

@@ -202,6 +202,7 @@ class Handlers:
             edited=[(os.fsencode(one.path), _hunk(one)) for one in request.edited],
             also=_raw(request.also),
             everything=request.everything,
+            on_conflict=request.on_conflict,
             without_undo=request.without_undo,
         )
         return outcome.to_json(), outcome.warnings

@@ -30,7 +30,8 @@ KeptXattrs = dict[tuple[int, int], tuple[tuple[str, bytes], ...]]
 class Part:
     """A change on its way to its source: reviewed, its bytes restored. `before` is the staged
     inode when it was read; `partial` the masked content where only some hunks land, `digest` an
-    HMAC of what lands then."""
+    HMAC of what lands then; `merged` that of a merge with the source's own changes; `overwrites` if
+    the source's own changes go."""
 
     change: Change
     sides: Sides
@@ -39,6 +40,8 @@ class Part:
     data: bytes = b""
     partial: bytes | None = None
     digest: bytes = b""
+    merged: bytes | None = None
+    overwrites: bool = False
 
 
 @dataclass(slots=True)
@@ -92,7 +95,21 @@ class JobMaker:
                 else:
                     by_ino[number] = job.place
             jobs.append(job)
+            if part.overwrites and job.how != "mode":
+                jobs += self._out_of_the_way(job)
         return jobs
+
+    def _out_of_the_way(self, job: Job) -> list[Job]:
+        """What removes something of the source's that the agent never saw from a job's place."""
+        if job.how == "delete" or job.old_place == job.place:
+            return []
+        try:
+            there = self.projection.source.stat(job.place)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        if stat.S_ISDIR(there.mode):
+            raise CannotLandError("a folder of the source is in its place")
+        return [Job("delete", job.place, job.place, there)]
 
     def _job(self, part: Part) -> Job:
         change, sides = part.change, part.sides
@@ -126,7 +143,7 @@ class JobMaker:
             raise CannotLandError("pipes, sockets and devices are not committed")
         job.metadata = self._metadata(part, inode)
         new = sides.new
-        if part.partial is not None and not own:
+        if (part.partial is not None or part.merged is not None) and not own:
             raise CannotLandError("it can only be taken whole")
         if not own and new is not None and new.version is not None:
             job.fill = fill_from(new.fd, new.version)

@@ -7,6 +7,7 @@ from gateway.audit.events import show_name
 from gateway.daemon.review import Reviewed
 
 Placeholders = Literal["ask", "restore", "keep"]
+OnConflict = Literal["refuse", "merge", "overwrite"]
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class Outcome:
     undecided: list[dict[str, str]] = field(default_factory=list)
     remaining: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
+    overwritten: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
@@ -27,6 +30,9 @@ class Outcome:
         self.conflicts += other.conflicts
         self.undecided += other.undecided
         self.failed += other.failed
+        self.merged += other.merged
+        self.overwritten += other.overwritten
+        self.warnings += other.warnings
 
     def to_json(self) -> dict[str, object]:
         """The object of `commit`."""
@@ -41,6 +47,9 @@ class Outcome:
         reasons = {one["path"]: one["why"] for one in kept}
         if reasons:
             found["reasons"] = reasons
+        for key in ("merged", "overwritten"):
+            if getattr(self, key):
+                found[key] = getattr(self, key)
         if self.failed:
             found["failed"] = [one["path"] for one in self.failed]
         return found

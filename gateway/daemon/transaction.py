@@ -26,11 +26,12 @@ from gateway.commit.images import Keeper, Kept
 from gateway.commit.plan import Plan, removals
 from gateway.commit.steps import MovedError, Put, RemoveFolder, Step, Take
 from gateway.daemon.jobs import CannotLandError, JobMaker, Part
-from gateway.daemon.outcome import Outcome, Placeholders, diff_json
+from gateway.daemon.outcome import OnConflict, Outcome, Placeholders, diff_json
 from gateway.daemon.review import Reviewed, Reviewer
 from gateway.daemon.workspace import Workspace
 from gateway.errors import TOO_LARGE, ConflictError, GrantfsError
-from gateway.review.hunks import HunkMismatchError, apply_hunks, hunks
+from gateway.review.hunks import HunkMismatchError, apply_hunks, hunks, is_binary
+from gateway.review.merge import merge3
 from gateway.review.patch import Side
 from gateway.review.picks import Picks
 from vfs.projection import Projection
@@ -105,39 +106,41 @@ class _OnSource:
         return self.maker.projection
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a commit is to be made. `digests` are those of the reviewed changes by path, None where
+    it is not bound to a review; `picks` hunks by path, of files that land in part."""
+
+    placeholders: Placeholders = "ask"
+    on_conflict: OnConflict = "refuse"
+    without_undo: bool = False
+    digests: Mapping[bytes, bytes] | None = None
+    picks: Mapping[bytes, Picks] = field(default_factory=dict)
+
+
 class Transaction:
-    """One attempt at a commit. `digests` are those of the reviewed changes by path, None where the
-    commit is not bound to a review; `picks` hunks by path, of files that land in part; *prune*
-    removes from the stage what makes no difference any more."""
+    """One attempt at a commit; *prune* removes from the stage what makes no difference any more."""
 
     def __init__(
         self,
         workspace: Workspace,
         reviewer: Reviewer,
         commit: Commit,
-        placeholders: Placeholders,
-        digests: Mapping[bytes, bytes] | None,
-        picks: Mapping[bytes, Picks],
+        terms: Terms,
         prune: Callable[[], list[Touched]],
-        *,
-        without_undo: bool = False,
     ) -> None:
         self._workspace = workspace
         self._fs = workspace.fs
         self._history = workspace.commits
         self._reviewer = reviewer
         self._commit = commit
-        self._placeholders = placeholders
-        self._digests = digests
-        self._picks = picks
+        self._terms = terms
         self._prune = prune
-        self._without_undo = without_undo
         self._digest_key = workspace.keys.derive("digest")
         self._sources: list[_OnSource] = []
         self._landed = False
         self.outcome = Outcome()
         self.touched: list[Touched] = []
-        self.warnings: list[str] = []
         self.refused: list[Change] = []
 
     async def run(self, changes: Sequence[Change]) -> list[Reviewed]:
@@ -182,6 +185,11 @@ class Transaction:
         self._settle()
         await trio.to_thread.run_sync(self._clean)
         self.outcome.applied += [one.path for one in reviewed]
+        for part in parts:
+            if part.merged is not None:
+                self.outcome.merged.append(show_name(part.change.path))
+            elif part.overwrites:
+                self.outcome.overwritten.append(show_name(part.change.path))
         return reviewed
 
     # -- before ----------------------------------------------------------------------------
@@ -319,17 +327,23 @@ class Transaction:
         try:
             part.reviewed = self._reviewer.review(sides)
             if part.reviewed.conflict is not None:
-                return "conflict", part.reviewed.conflict
+                why = self._resolve(part, part.reviewed)
+                if why:
+                    return "conflict", why
             new = sides.new
-            picks = self._picks.get(sides.change.path)
+            picks = self._terms.picks.get(sides.change.path)
             if picks is not None:
                 self._pick(part, picks)
             if new is None or new.raw or not stat.S_ISREG(new.mode):
                 return "", ""
             if sides.change.kind is Kind.MODE:
                 return "", ""
-            shown = new.read() if part.partial is None else part.partial
-            result = self._reviewer.restoration(sides, shown, self._placeholders)
+            shown = new.read()
+            if part.merged is not None:
+                shown = part.merged
+            elif part.partial is not None:
+                shown = part.partial
+            result = self._reviewer.restoration(sides, shown, self._terms.placeholders)
         except HunkMismatchError as error:
             return "conflict", str(error)
         except ScanError as error:
@@ -343,6 +357,31 @@ class Transaction:
         if part.partial is not None:
             part.digest = hmac.new(self._digest_key, part.data, hashlib.sha256).digest()
         return "", ""
+
+    def _resolve(self, part: Part, reviewed: Reviewed) -> str:
+        """Deal with a conflict as was asked; why it stays one, empty if it does not."""
+        why, sides = reviewed.conflict or "", part.sides
+        if self._terms.on_conflict == "overwrite":
+            if sides.new is None and part.change.item is not None:
+                return why  # it could not be read
+            part.overwrites = True
+            return ""
+        mergeable = sides.old is not None and not sides.old.raw and sides.old.fd >= 0
+        if self._terms.on_conflict != "merge" or sides.conflict is not None or not mergeable:
+            return why
+        base, theirs = reviewed.old, reviewed.new
+        ours = self._reviewer.read_masked(sides.source)
+        if base is None or theirs is None or ours is None or reviewed.binary:
+            return f"{why}, and it cannot be merged"
+        if is_binary(ours.data) or part.change.path in self._terms.picks:
+            return f"{why}, and it cannot be merged"
+        merge = merge3(base.data, ours.data, theirs.data)
+        if merge.conflicts:
+            return f"{why}, and a merge has {merge.conflicts} conflict(s)"
+        part.merged = merge.data
+        reviewed.old, reviewed.new = ours, Side(theirs.mode, merge.data)
+        reviewed.hunks = hunks(ours.data, merge.data, path=part.change.path)
+        return ""
 
     @staticmethod
     def _pick(part: Part, picks: Picks) -> None:
@@ -373,9 +412,9 @@ class Transaction:
             if verdict:
                 self._refuse(group.changes, {part.change.path: why}, places[verdict])
                 return False
-        if self._digests is not None:
+        if self._terms.digests is not None:
             for part in group.parts:
-                digest = self._digests.get(part.change.path)
+                digest = self._terms.digests.get(part.change.path)
                 if part.reviewed is None or (digest and digest != part.reviewed.digest):
                     raise ConflictError(STAGE_MOVED)
         return True
@@ -442,7 +481,7 @@ class Transaction:
         limit = self._workspace.settings.undo_limit
         size = sum(_size_of(step) for on in self._sources for step in on.steps())
         if size > limit:
-            if not self._without_undo:
+            if not self._terms.without_undo:
                 raise TooLargeError(
                     f"{TOO_LARGE}: the commit replaces {size} bytes, of which {limit} can be kept"
                     " (`grantfs up --undo-limit SIZE`); -y commits it all the same"
@@ -464,7 +503,9 @@ class Transaction:
             if not isinstance(error.__cause__, PermissionError):
                 raise
             # Not ours to read: it can be moved or removed, and not be brought back.
-            self.warnings.append("what was replaced cannot be read: this commit cannot be undone")
+            self.outcome.warnings.append(
+                "what was replaced cannot be read: this commit cannot be undone"
+            )
             await trio.to_thread.run_sync(images.remove, self._commit.id)
             return
         except BaseException:
