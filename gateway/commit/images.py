@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from gateway.authority.keys import Keys
 from gateway.commit.metadata import STORED, Metadata, path_of
-from gateway.commit.steps import CHANGED, GONE, Hands, Link, MovedError, Put, Step, Take, same
+from gateway.commit.steps import CHANGED, GONE, Hands, Link, Move, MovedError, Put, Step, Take, same
 from vfs.statx import Stat, stat_fd
 
 _BLOCK = 1 << 20
@@ -161,7 +161,13 @@ class Keeper:
         """What is kept of each step, in the state before the first. Raises MovedError, OSError;
         PermissionError for what cannot be read."""
         put = {step.temporary for step in steps if isinstance(step, Put)}
-        taken = {step.to for step in steps if isinstance(step, Take)}
+        taken = {step.to: step.path for step in steps if isinstance(step, Take)}
+        comes_from = {step.new_path: step.path for step in steps if isinstance(step, Move)}
+        comes_from |= {
+            step.path: taken[step.temporary]
+            for step in steps
+            if isinstance(step, Put) and step.temporary in taken
+        }
         linked = {step.to: step.other for step in steps if isinstance(step, Link)}
         at_places: dict[bytes, Kept] = {}
         found = []
@@ -175,7 +181,8 @@ class Keeper:
                     image = self._image(step.path, step.expected, step.shared)
                 mode, digest = None, None
                 if step.temporary in linked:
-                    mode, digest = self._linked(linked[step.temporary], at_places)
+                    other = linked[step.temporary]
+                    mode, digest = self._linked(comes_from.get(other, other), at_places)
                 elif step.temporary not in taken:
                     folder = self._hands.folder(step.temporary.folder)
                     mode, digest = digest_of(folder, step.temporary.name, self._key)
@@ -184,13 +191,10 @@ class Keeper:
         return found
 
     def _linked(self, other: bytes, known: dict[bytes, Kept]) -> tuple[int | None, bytes | None]:
+        """Mode and digest of what a link to *other*, a place as it is now, will show."""
         if other in known:
             return known[other].mode, known[other].digest
-        try:
-            folder, name = self._hands.place(other)
-            return digest_of(folder, name, self._key)
-        except FileNotFoundError:
-            return None, None  # moved there by this very commit
+        return digest_of(*self._hands.place(other), self._key)
 
     def _image(self, path: bytes, expected: Stat, shared: bool) -> Image | None:
         folder, name = self._hands.place(path)

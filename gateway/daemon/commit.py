@@ -330,6 +330,11 @@ class Committer:
             outcome.add(attempt.outcome)
             await self._tell_kernel(attempt.touched)
             break
+        if not landed:
+            # What makes no difference goes all the same.
+            with self._fs.tree.transaction():
+                pruned = self._prune()
+            await self._tell_kernel(pruned)
         self._log_landed(record.id, landed, outcome)
         self.reviewer.settled()
         remaining = self.reviewer.find(self._projections())

@@ -83,7 +83,13 @@ INSTANTS = {
 }
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+@pytest.mark.parametrize(
+    "instant",
+    [
+        pytest.param(instant, marks=[] if instant == "half has landed" else pytest.mark.slow)
+        for instant in INSTANTS
+    ],
+)
 def test_kill_9_in_the_middle_of_a_commit(grantfs: Grantfs, source: Path, instant: str) -> None:
     (source / "many").mkdir()
     (source / "many" / "edited").write_bytes(ENV)
