@@ -249,9 +249,9 @@ def test_a_digest_binds_what_lands(tmp_path: Path) -> None:
     before = bench.on_disk()
     real = Committer._take
 
-    def take(committer: Committer, wanted: Sequence[Sequence[bytes]]) -> list[Change]:
+    def take(committer: Committer, wanted: Sequence[Sequence[bytes]], **how: bool) -> list[Change]:
         bench.agent.append("proj/edited", b"slipped in\n")
-        return real(committer, wanted)
+        return real(committer, wanted, **how)
 
     with mock.patch.object(Committer, "_take", take), pytest.raises(ConflictError):
         bench.commit(digest=bench.digest())
@@ -260,9 +260,11 @@ def test_a_digest_binds_what_lands(tmp_path: Path) -> None:
     bench.agent.write("proj/another", b"x")
     real_take = real
 
-    def take_too(committer: Committer, wanted: Sequence[Sequence[bytes]]) -> list[Change]:
+    def take_too(
+        committer: Committer, wanted: Sequence[Sequence[bytes]], **how: bool
+    ) -> list[Change]:
         bench.agent.write("proj/slipped", b"in\n")
-        return real_take(committer, wanted)
+        return real_take(committer, wanted, **how)
 
     with mock.patch.object(Committer, "_take", take_too), pytest.raises(ConflictError):
         bench.commit(digest=bench.digest())
