@@ -128,7 +128,6 @@ class Reversal:
         self._target = target
         self._leaving = {step.path for step in steps if isinstance(step, MakeFolder)}
         self._moved = {step.to: step for step in steps if isinstance(step, Take)}
-        self._put = {step.temporary for step in steps if isinstance(step, Put)}
         self._held: dict[Temporary, Temporary] = {}
         self._restored: dict[Identity, tuple[bytes, Identity]] = {}
         self._back: list[Step] = []

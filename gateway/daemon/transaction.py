@@ -25,6 +25,7 @@ from gateway.commit.history import Commit, PendingSource
 from gateway.commit.images import Keeper, Kept
 from gateway.commit.plan import Plan, removals
 from gateway.commit.steps import MovedError, Put, RemoveFolder, Step, Take
+from gateway.daemon.clearing import clear_away
 from gateway.daemon.jobs import CannotLandError, JobMaker, Part
 from gateway.daemon.outcome import OnConflict, Outcome, Placeholders, diff_json
 from gateway.daemon.review import Reviewed, Reviewer
@@ -183,7 +184,8 @@ class Transaction:
         for on in self._sources:
             await self._land(on)
         self._settle()
-        await trio.to_thread.run_sync(self._clean)
+        batches = [on.batch for on in self._sources]
+        await trio.to_thread.run_sync(clear_away, self._workspace, self._commit.id, batches)
         self.outcome.applied += [one.path for one in reviewed]
         for part in parts:
             if part.merged is not None:
@@ -581,20 +583,6 @@ class Transaction:
         with os.fdopen(fd, "wb") as file:
             file.write(shown)
         return digest, body
-
-    def _clean(self) -> None:
-        """What was displaced goes. Where it cannot, the commit stays in the journal, and is
-        finished at the next one or the next start."""
-        try:
-            self._fs.store.sync()
-            for on in self._sources:
-                if error := on.batch.clean():
-                    raise error
-            self._history.finish(self._commit.id, landed=True)
-            self._workspace.forget_old_commits()
-        except (OSError, GrantfsError) as error:
-            log.error("commit %s is made, leftovers of it wait: %s", self._commit.id, error)
-            self._history.note_landed(self._commit.id)
 
     async def _take_back(self, because: BaseException | None) -> None:
         """Put every source back as it was. Raises GrantfsError if that was not possible."""

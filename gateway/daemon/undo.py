@@ -4,7 +4,6 @@ It is the user's own doing: no grant is asked for, and the stage is not touched.
 not as the commit left it, nothing is done.
 """
 
-import logging
 import os
 from functools import partial
 from typing import Any
@@ -18,14 +17,13 @@ from gateway.commit.history import Commit, CommitStore, PendingSource
 from gateway.commit.images import Image, Keeper
 from gateway.commit.reverse import Reversal, changed
 from gateway.commit.steps import Hands, MovedError, Step
+from gateway.daemon.clearing import clear_away
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, NotFoundError
 from gateway.review.reverse import reverse_files, reverse_patch
 from vfs import names
 from vfs.source import Source
 from vfs.stage.settle import Touched
-
-log = logging.getLogger(__name__)
 
 
 class Undoing:
@@ -78,7 +76,9 @@ class Undoing:
                 if not conflicts:
                     await trio.to_thread.run_sync(self._work)
                     self._mark()
-                    await trio.to_thread.run_sync(self._clean)
+                    await trio.to_thread.run_sync(
+                        clear_away, self._workspace, self._commit.id, self._batches
+                    )
             except MovedError as error:
                 await trio.to_thread.run_sync(self._take_back)
                 raise ConflictError(f"nothing was undone: {error}") from error
@@ -166,18 +166,6 @@ class Undoing:
 
     def _target(self, image: Image) -> bytes:
         return b"".join(self._workspace.images.read(self._of.id, image))
-
-    def _clean(self) -> None:
-        try:
-            self._workspace.fs.store.sync()
-            for batch in self._batches:
-                if error := batch.clean():
-                    raise error
-            self._history.finish(self._commit.id, landed=True)
-            self._workspace.forget_old_commits()
-        except (OSError, GrantfsError) as error:
-            log.error("%s is undone, leftovers of that wait: %s", self._of.id, error)
-            self._history.note_landed(self._commit.id)
 
     def _take_back(self) -> None:
         if self._landed:

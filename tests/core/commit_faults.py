@@ -2,10 +2,14 @@
 source or the journal, and acts before one of them."""
 
 import os
+import signal
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+
+from commit_bench import Bench
 
 from gateway.commit import batch, metadata, steps
 from gateway.commit.history import CommitStore
@@ -84,6 +88,24 @@ class Faults:
         finally:
             for patch in reversed(patches):
                 patch.stop()
+
+
+def die_at(bench: Bench, at: int, work: Callable[[], object]) -> bool:
+    """Have another process open the closed workspace, do *work*, and be killed before call *at*;
+    then open it again. False if that call was not made."""
+    child = os.fork()
+    if child == 0:
+        try:
+            bench.reopen()
+            with Faults(at, lambda _name: os.kill(os.getpid(), signal.SIGKILL)).at_work():
+                work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    _pid, status = os.waitpid(child, 0)
+    bench.reopen()
+    return os.WIFSIGNALED(status)
 
 
 def refuse(number: int) -> Callable[[str], None]:

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import signal
-import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +9,7 @@ from unittest import mock
 
 import pytest
 from commit_bench import Bench, Tree, fill
-from commit_faults import Faults, refuse
+from commit_faults import Faults, die_at, refuse
 
 from gateway.commit.batch import Batch
 from gateway.commit.steps import Step
@@ -115,19 +113,7 @@ def killed_at(folder: Path, at: int, name: str) -> bool:
     state = State(bench)
     bench.agent.forget()
     bench.close()
-    child = os.fork()
-    if child == 0:
-        try:
-            bench.reopen()
-            with Faults(at, lambda _name: os.kill(os.getpid(), signal.SIGKILL)).at_work():
-                bench.commit()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    _pid, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"call {at} ({name}) was not made"
-    bench.reopen()
+    assert die_at(bench, at, bench.commit), f"call {at} ({name}) was not made"
     try:
         assert bench.workspace.unfinished == []
         return state.check(bench, f"killed before call {at} ({name})")

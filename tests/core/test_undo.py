@@ -1,15 +1,13 @@
 """An undo puts the sources back, whole or not at all, and can itself be undone."""
 
 import os
-import signal
 import stat
-import traceback
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from commit_bench import Bench, Tree, fill
-from commit_faults import Faults, refuse
+from commit_faults import Faults, die_at, refuse
 from random_agent import RandomAgent
 from test_commit_whole import NUMBERS, SECRET, make
 
@@ -236,19 +234,7 @@ def killed_at(folder: Path, at: int, name: str) -> bool:
     bench, before, after = committed(folder)
     bench.agent.forget()
     bench.close()
-    child = os.fork()
-    if child == 0:
-        try:
-            bench.reopen()
-            with Faults(at, lambda _name: os.kill(os.getpid(), signal.SIGKILL)).at_work():
-                bench.undo()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    _pid, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"call {at} ({name}) was not made"
-    bench.reopen()
+    assert die_at(bench, at, bench.undo), f"call {at} ({name}) was not made"
     try:
         return check(bench, before, after, f"killed before call {at} ({name})")
     finally:
