@@ -11,8 +11,8 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
@@ -130,6 +130,24 @@ class Hands:
         self.touched.add(path.rpartition(b"/")[0])
         return found
 
+    @contextmanager
+    def at_folder(self, path: bytes) -> Iterator[int]:
+        """`folder`, closed at the end."""
+        folder = self.folder(path)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def at_place(self, path: bytes) -> Iterator[tuple[int, bytes]]:
+        """`place`, closed at the end."""
+        folder, name = self.place(path)
+        try:
+            yield folder, name
+        finally:
+            os.close(folder)
+
     def pin(self, path: bytes) -> int:
         """An O_PATH descriptor of what is at *path* itself, for the caller to close."""
         if not path:
@@ -224,19 +242,12 @@ class Take:
     step: Literal["take"] = "take"
 
     def perform(self, hands: Hands) -> None:
-        folder, name = hands.place(self.path)
-        try:
-            to = hands.folder(self.to.folder)
-            try:
-                _check(folder, name, self.expected, self.shared)
-                rename_noreplace(folder, name, to, self.to.name)
-                now = _look(to, self.to.name)
-                if now is None or not same(now, self.expected, renamed=True, shared=self.shared):
-                    raise MovedError(CHANGED)
-            finally:
-                os.close(to)
-        finally:
-            os.close(folder)
+        with hands.at_place(self.path) as (folder, name), hands.at_folder(self.to.folder) as to:
+            _check(folder, name, self.expected, self.shared)
+            rename_noreplace(folder, name, to, self.to.name)
+            now = _look(to, self.to.name)
+            if now is None or not same(now, self.expected, renamed=True, shared=self.shared):
+                raise MovedError(CHANGED)
 
     def revert(self, hands: Hands) -> None:
         if hands.at(self.to) is None:
@@ -274,20 +285,15 @@ class Link:
     step: Literal["link"] = "link"
 
     def perform(self, hands: Hands) -> None:
-        folder = hands.folder(self.to.folder)
-        try:
-            of, name = hands.place(self.other)
-            try:
-                os.link(name, self.to.name, src_dir_fd=of, dst_dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                raise MovedError(GONE) from None
-            finally:
-                os.close(of)
-            now = _look(folder, self.to.name)
+        with hands.at_folder(self.to.folder) as to:
+            with hands.at_place(self.other) as (of, name):
+                try:
+                    os.link(name, self.to.name, src_dir_fd=of, dst_dir_fd=to, follow_symlinks=False)
+                except FileNotFoundError:
+                    raise MovedError(GONE) from None
+            now = _look(to, self.to.name)
             if now is None or now.identity != self.made:
                 raise MovedError(CHANGED)
-        finally:
-            os.close(folder)
 
     def revert(self, hands: Hands) -> None:
         """Temporaries are removed once all steps are reverted."""
@@ -307,19 +313,15 @@ class Put:
     step: Literal["put"] = "put"
 
     def perform(self, hands: Hands) -> None:
-        folder, name = hands.place(self.path)
-        try:
-            at = hands.folder(self.temporary.folder)
-            try:
-                _check(folder, name, self.expected, self.shared)
-                if self.expected is None:
-                    self._put_new(at, folder, name)
-                else:
-                    self._put_over(at, folder, name, self.expected)
-            finally:
-                os.close(at)
-        finally:
-            os.close(folder)
+        with (
+            hands.at_place(self.path) as (folder, name),
+            hands.at_folder(self.temporary.folder) as at,
+        ):
+            _check(folder, name, self.expected, self.shared)
+            if self.expected is None:
+                self._put_new(at, folder, name)
+            else:
+                self._put_over(at, folder, name, self.expected)
 
     def _put_new(self, at: int, folder: int, name: bytes) -> None:
         try:
@@ -346,33 +348,26 @@ class Put:
             return  # it was not put there
         if self.expected is None:
             if now is not None and now.identity == self.made:
-                folder, name = hands.place(self.path)
-                try:
-                    at = hands.folder(self.temporary.folder)
-                    try:
-                        rename_noreplace(folder, name, at, self.temporary.name)
-                    finally:
-                        os.close(at)
-                finally:
-                    os.close(folder)
+                with (
+                    hands.at_place(self.path) as (folder, name),
+                    hands.at_folder(self.temporary.folder) as at,
+                ):
+                    rename_noreplace(folder, name, at, self.temporary.name)
             return
         holding = self.temporary if mine is not None else self.backup
         if now is None or now.identity != self.made or hands.at(holding) is None:
             if hands.at(holding) is not None:
                 raise hands.keep(holding)
             return
-        folder, name = hands.place(self.path)
-        try:
-            at = hands.folder(holding.folder)
+        with (
+            hands.at_place(self.path) as (folder, name),
+            hands.at_folder(holding.folder) as at,
+        ):
             try:
                 rename(at, holding.name, folder, name, _EXCHANGE if mine is not None else 0)
             except OSError:
                 hands.keep(holding)
                 raise
-            finally:
-                os.close(at)
-        finally:
-            os.close(folder)
 
 
 @dataclass(frozen=True, slots=True, config=STORED)
@@ -386,22 +381,15 @@ class Move:
     step: Literal["move"] = "move"
 
     def perform(self, hands: Hands) -> None:
-        folder, name = hands.place(self.path)
-        try:
-            new_folder, new_name = hands.place(self.new_path)
+        with hands.at_place(self.path) as (folder, name), hands.at_place(self.new_path) as new:
+            _check(folder, name, self.expected, self.shared)
             try:
-                _check(folder, name, self.expected, self.shared)
-                try:
-                    rename_noreplace(folder, name, new_folder, new_name)
-                except FileExistsError:
-                    raise MovedError(THERE) from None
-                now = _look(new_folder, new_name)
-                if now is None or not same(now, self.expected, renamed=True, shared=self.shared):
-                    raise MovedError(CHANGED)
-            finally:
-                os.close(new_folder)
-        finally:
-            os.close(folder)
+                rename_noreplace(folder, name, *new)
+            except FileExistsError:
+                raise MovedError(THERE) from None
+            now = _look(*new)
+            if now is None or not same(now, self.expected, renamed=True, shared=self.shared):
+                raise MovedError(CHANGED)
 
     def revert(self, hands: Hands) -> None:
         there, back = hands.look(self.new_path), hands.look(self.path)
@@ -411,15 +399,8 @@ class Move:
             if back.identity == self.expected.identity:
                 return  # two names of one file, and this step was not taken
             raise OSError(errno.EEXIST, f"{os.fsdecode(self.path)} is taken; the file stays moved")
-        folder, name = hands.place(self.new_path)
-        try:
-            old_folder, old_name = hands.place(self.path)
-            try:
-                rename_noreplace(folder, name, old_folder, old_name)
-            finally:
-                os.close(old_folder)
-        finally:
-            os.close(folder)
+        with hands.at_place(self.new_path) as here, hands.at_place(self.path) as old:
+            rename_noreplace(*here, *old)
 
 
 @dataclass(frozen=True, slots=True, config=STORED)
