@@ -22,6 +22,7 @@ _COMMANDS = {
     "revoke": "granting",
     "status": "reviewing",
     "diff": "reviewing",
+    "export": "exporting",
     "commit": "reviewing",
     "discard": "reviewing",
     "log": "reviewing",

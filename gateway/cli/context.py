@@ -10,9 +10,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import click
@@ -83,6 +85,25 @@ class State:
     def ask(self, op: str, **fields: Any) -> Any:
         """Ask the chosen workspace's daemon; the result."""
         return self.call(self.choose(), op, **fields).result
+
+    def parts(self, op: str, **fields: Any) -> Iterator[Any]:
+        """Ask the chosen workspace's daemon for what it answers in parts, as they come. It never
+        waits for whoever takes them."""
+        came: SimpleQueue[tuple[Any, BaseException | None] | None] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                self.ask(op, take=lambda part: came.put((part, None)), **fields)
+            except BaseException as error:
+                came.put((None, error))
+            came.put(None)
+
+        Thread(target=ask, daemon=True).start()
+        while (one := came.get()) is not None:
+            part, error = one
+            if error is not None:
+                raise error
+            yield part
 
     # -- output ----------------------------------------------------------------------------
 
@@ -158,16 +179,21 @@ def confirm(question: str, yes: bool) -> None:
         raise GrantfsError("left as it was")
 
 
-def page(text: str) -> None:
-    """Show text through the user's pager where standard output is a terminal."""
-    pager = os.environ.get("GIT_PAGER") or os.environ.get("PAGER") or "less -FRX"
-    if not sys.stdout.isatty() or pager == "cat":
-        click.echo(text, nl=False)
-        return
+def page(texts: Iterable[str]) -> None:
+    """Show texts through the user's pager, as they come."""
+    command = shlex.split(os.environ.get("GIT_PAGER") or os.environ.get("PAGER") or "less -FRX")
     try:
-        subprocess.run(shlex.split(pager), input=text.encode(), check=False)
-    except (OSError, ValueError):
-        click.echo(text, nl=False)
+        pager = subprocess.Popen(command, stdin=subprocess.PIPE) if command != ["cat"] else None
+    except (OSError, ValueError, IndexError):
+        pager = None
+    if pager is None or pager.stdin is None:
+        for text in texts:
+            click.echo(text, nl=False)
+        return
+    # Who quits the pager has seen enough.
+    with suppress(BrokenPipeError), pager:
+        for text in texts:
+            pager.stdin.write(text.encode())
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

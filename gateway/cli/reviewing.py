@@ -1,8 +1,10 @@
 """`status`, `diff`, `commit`, `discard`, `log`, `show`: what the agent changed, and what of it
 lands."""
 
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -52,11 +54,22 @@ def _lines(changes: list[dict[str, Any]]) -> list[str]:
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("-s", "--short", is_flag=True, help="A line for each, as git status --short.")
+@click.option("--porcelain", is_flag=True, help="The same, for programs: it stays as it is.")
+@click.option("-z", "zeros", is_flag=True, help="--porcelain with names as they are, a NUL after.")
 @shared
 @pass_state
-def status(state: State, paths: tuple[str, ...]) -> None:
+def status(state: State, paths: tuple[str, ...], short: bool, porcelain: bool, zeros: bool) -> None:
     """Show staged changes."""
-    found = state.ask("status", paths=all_forms(paths))
+    if short or porcelain or zeros:
+        found = state.ask("status", paths=all_forms(paths), exact=True)
+        exact = found.pop("exact")
+        if not state.json:
+            _porcelain(found["changes"], exact, zeros=zeros)
+            return
+    else:
+        found = state.ask("status", paths=all_forms(paths))
+        found.pop("exact")
 
     def text() -> str:
         if not found["changes"]:
@@ -64,6 +77,30 @@ def status(state: State, paths: tuple[str, ...]) -> None:
         return "\n".join(_lines(found["changes"]))
 
     state.show(found, text)
+
+
+def _porcelain(
+    changes: list[dict[str, Any]], exact: list[tuple[str, str, str | None]], *, zeros: bool
+) -> None:
+    """Every change in the form of git's porcelain, version 1: staged changes stand for what git
+    has in its index, a conflict is unmerged on both sides."""
+    from gateway.review.patch import quote_name
+
+    out = sys.stdout.buffer
+    for change, (letter, path, origin) in zip(changes, exact, strict=True):
+        code = b"UU" if change["conflict"] else letter.encode() + b" "
+        name, old = os.fsencode(path), os.fsencode(origin) if origin is not None else None
+        if zeros:
+            out.write(code + b" " + name + b"\0" + (old + b"\0" if old is not None else b""))
+        else:
+            names = [quote_name(old), quote_name(name)] if old is not None else [quote_name(name)]
+            out.write(code + b" " + b" -> ".join(map(_spaced, names)) + b"\n")
+    out.flush()
+
+
+def _spaced(name: bytes) -> bytes:
+    # git quotes a name with spaces here, too: the arrow of a rename stands between spaces.
+    return b'"' + name + b'"' if b" " in name and not name.startswith(b'"') else name
 
 
 @click.command()
@@ -75,35 +112,37 @@ def status(state: State, paths: tuple[str, ...]) -> None:
 @pass_state
 def diff(state: State, paths: tuple[str, ...], stat_: bool, name_only: bool, binary: bool) -> None:
     """Show staged changes as a diff that `git apply` takes; what is masked stays masked."""
-    found = state.ask("diff", paths=all_forms(paths), binary=binary)
+    parts = state.parts("diff", paths=all_forms(paths), binary=binary)
     if state.json:
-        state.show(found["files"], str)
+        state.show([one for part in parts for one in part["files"]], str)
     elif name_only:
-        for one in found["stat"]:
-            click.echo(printable(one["path"]))
+        for part in parts:
+            for one in part["stat"]:
+                click.echo(printable(one["path"]))
     elif stat_:
         from gateway.review.show import diffstat
 
         rows = [
             (one["path"].encode("utf-8", "surrogateescape"), one["added"], one["removed"],
              one["binary"])
-            for one in found["stat"]
+            for part in parts for one in part["stat"]
         ]  # fmt: skip
         click.echo(diffstat(rows), nl=False)
     else:
-        _show_patch(state, found["patch"].encode("latin-1"))
+        _show_patch(state, (part["patch"].encode("latin-1") for part in parts))
 
 
-def _show_patch(state: State, patch: bytes) -> None:
-    """A patch as it is for programs; escaped, coloured and paged for people."""
+def _show_patch(state: State, patches: Iterable[bytes]) -> None:
+    """Patches as they are for programs; escaped, coloured and paged for people."""
     if not sys.stdout.isatty():
-        sys.stdout.buffer.write(patch)
+        for patch in patches:
+            sys.stdout.buffer.write(patch)
         sys.stdout.buffer.flush()
         return
     from gateway.review.show import escape_terminal
 
-    lines = escape_terminal(patch).split("\n")
-    page("\n".join(_colour(line) for line in lines) if state.color else "\n".join(lines))
+    texts = (escape_terminal(patch) for patch in patches)
+    page("\n".join(map(_colour, text.split("\n"))) if state.color else text for text in texts)
 
 
 def _colour(line: str) -> str:
@@ -217,7 +256,8 @@ def _pick(
     if not sys.stdin.isatty():
         raise UsageError("nobody is here to choose: name hunks by --hunk")
     status = state.ask("status", paths=wanted)
-    exact = from_exact(state.ask("diff", paths=wanted, exact=True)["exact"])
+    parts = state.parts("diff", paths=wanted, exact=True)
+    exact = from_exact([one for part in parts for one in part["exact"]])
     changes = [one for one in status["changes"] if wanted or not one["left_out"]]
 
     def ask(question: str) -> str:
@@ -255,8 +295,9 @@ def log(state: State) -> None:
     found = state.ask("log")
 
     def line(one: dict[str, Any]) -> str:
-        message = printable(one["message"])
-        return f"{one['commit']}  {one['at']}  {len(one['paths'])} file(s)  {message}"
+        words = [one["commit"], one["at"], f"{len(one['paths'])} file(s)"]
+        words += [printable(text) for text in (one["subject"], one["message"]) if text]
+        return "  ".join(words)
 
     state.show(found, lambda: "\n".join(map(line, found)) or "no commits yet")
 
@@ -295,7 +336,10 @@ def show(state: State, commit_id: str) -> None:
     if state.json:
         state.show(found["files"], str)
         return
-    click.echo(f"commit {found['commit']}\nDate: {found['at']}\n\n    "
-               f"{printable(found['message'])}\n")  # fmt: skip
+    head = [f"commit {found['commit']}"]
+    if found["grants"]:
+        head.append(f"Subject: {printable(found['subject'])} ({', '.join(found['grants'])})")
+    head += [f"Date: {found['at']}", "", f"    {printable(found['message'])}", ""]
+    click.echo("\n".join(head))
     sys.stdout.flush()
-    _show_patch(state, patch)
+    _show_patch(state, [patch])

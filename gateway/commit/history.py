@@ -22,7 +22,7 @@ from gateway.commit.images import Kept
 from gateway.commit.steps import AnyStep, Step
 from gateway.errors import GrantfsError, NotFoundError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 -- One row per commit.
@@ -34,6 +34,7 @@ _SCHEMA = """
 --             cleared away; then 'done'
 --   undoes    the commit that this one took back; NULL for one of staged changes
 --   kept      1 while its steps and images are there, so that it can be undone
+--   grants    the write grants that it stood on: JSON list of pairs of id and subject
 CREATE TABLE commits (
     id TEXT PRIMARY KEY,
     at REAL NOT NULL,
@@ -42,7 +43,8 @@ CREATE TABLE commits (
     patch BLOB NOT NULL,
     state TEXT NOT NULL DEFAULT 'done',
     undoes TEXT,
-    kept INTEGER NOT NULL DEFAULT 0
+    kept INTEGER NOT NULL DEFAULT 0,
+    grants TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 """
 
@@ -93,13 +95,15 @@ def _label(commit: str, number: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit; `patch` holds one JSON object a file, as `show` gives them."""
+    """One commit. `paths` are relative to the mount's root; `grants` are ids and subjects of the
+    write grants that it stood on, none for an undo."""
 
     id: str
     at: float
     message: str
     paths: list[str]
     undoes: str | None = None
+    grants: list[tuple[str, str]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """The object of `log`."""
@@ -109,6 +113,8 @@ class Commit:
             "message": self.message,
             "paths": self.paths,
             "undoes": self.undoes,
+            "subject": ", ".join(sorted({subject for _grant, subject in self.grants})) or None,
+            "grants": [grant for grant, _subject in self.grants],
         }
 
 
@@ -143,13 +149,15 @@ class CommitStore:
             return
         if version == 0:
             changes = _SCHEMA + _JOURNAL
-        elif version == 1:
-            changes = (
-                "ALTER TABLE commits ADD COLUMN state TEXT NOT NULL DEFAULT 'done';"
-                "ALTER TABLE commits ADD COLUMN undoes TEXT;"
-                "ALTER TABLE commits ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;"
-            )
-            changes += _JOURNAL
+        elif version in (1, 2):
+            changes = "ALTER TABLE commits ADD COLUMN grants TEXT NOT NULL DEFAULT '[]';"
+            if version == 1:
+                changes += (
+                    "ALTER TABLE commits ADD COLUMN state TEXT NOT NULL DEFAULT 'done';"
+                    "ALTER TABLE commits ADD COLUMN undoes TEXT;"
+                    "ALTER TABLE commits ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;"
+                )
+                changes += _JOURNAL
         else:
             raise GrantfsError(f"commits of format {version}: use the grantfs that wrote them")
         self._db.executescript(f"BEGIN; {changes} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
@@ -182,7 +190,8 @@ class CommitStore:
         """Write a pending commit down, before anything is written to a source."""
         with self._transaction():
             self._db.execute(
-                "INSERT INTO commits VALUES (?,?,?,'[]',x'','pending',?,0)",
+                "INSERT INTO commits (id, at, message, paths, patch, state, undoes)"
+                " VALUES (?,?,?,'[]',x'','pending',?)",
                 (commit.id, commit.at, commit.message, commit.undoes),
             )
             for number, one in enumerate(sources):
@@ -222,8 +231,14 @@ class CommitStore:
         sealed = self._keys.seal(body, commit.id.encode())
         with self._transaction():
             self._db.execute(
-                "UPDATE commits SET at = ?, paths = ?, patch = ? WHERE id = ?",
-                (commit.at, json.dumps(commit.paths), sealed, commit.id),
+                "UPDATE commits SET at = ?, paths = ?, grants = ?, patch = ? WHERE id = ?",
+                (
+                    commit.at,
+                    json.dumps(commit.paths),
+                    json.dumps(commit.grants),
+                    sealed,
+                    commit.id,
+                ),
             )
 
     def keep(self, commit: str) -> None:
@@ -302,10 +317,16 @@ class CommitStore:
     def all(self) -> list[Commit]:
         """Every commit, newest first."""
         rows = self._db.execute(
-            "SELECT id, at, message, paths, undoes FROM commits WHERE state != 'pending'"
+            "SELECT id, at, message, paths, undoes, grants FROM commits WHERE state != 'pending'"
             " ORDER BY rowid DESC"
         )
-        return [Commit(row[0], row[1], row[2], json.loads(row[3]), row[4]) for row in rows]
+        return [
+            Commit(
+                one, at, message, json.loads(paths), undoes,
+                [(grant, subject) for grant, subject in json.loads(grants)],
+            )
+            for one, at, message, paths, undoes, grants in rows
+        ]  # fmt: skip
 
     def find(self, prefix: str) -> Commit:
         """A commit by its id or an unambiguous beginning of it. Raises NotFoundError."""

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from gateway.errors import GrantfsError, NotRunningError
 
 CONNECT_SECONDS = 5.0
+
+_PART = b'{"part":'
 
 
 class Reply:
@@ -60,10 +63,17 @@ def daemon_pid(path: Path) -> int | None:
 
 
 def call(
-    path: Path, workspace: str, op: str, *, patience: float | None = None, **fields: Any
+    path: Path,
+    workspace: str,
+    op: str,
+    *,
+    patience: float | None = None,
+    take: Callable[[Any], None] | None = None,
+    **fields: Any,
 ) -> Reply:
     """Send one request to a workspace's daemon and wait for the answer, at most *patience*
-    seconds (None: as long as it takes; a commit may).
+    seconds (None: as long as it takes; a commit may). *take* gets the parts that some answers
+    come in before their end.
 
     Raises NotRunningError where none listens, and the daemon's own error with its exit code.
     """
@@ -81,6 +91,10 @@ def call(
             with suppress(BrokenPipeError):
                 connection.sendall(request)
             line = replies.readline()
+            while line.startswith(_PART):
+                if take is not None:
+                    take(json.loads(line)["part"])
+                line = replies.readline()
         except OSError as error:
             raise GrantfsError(
                 f"the daemon of {workspace!r} went away: {error.strerror or error}"

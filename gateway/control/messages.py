@@ -1,7 +1,8 @@
 """The control protocol: every request as a pydantic model, unknown fields refused.
 
 A request is `{"op": NAME, …}`; the reply `{"ok": true, "result": …, "notes": […]}` or
-`{"ok": false, "error": {"message": …, "exit_code": …}}`. Paths travel as lists of forms of one
+`{"ok": false, "error": {"message": …, "exit_code": …}}`, before which lines `{"part": …}` may come
+where an answer is large. Paths travel as lists of forms of one
 argument, best first (see `Workspace.resolve`), names that are not UTF-8 with surrogate escapes.
 """
 
@@ -86,19 +87,27 @@ class Revoke(Message):
 
 
 class Status(Message):
-    """Staged changes, with what they amount to."""
+    """Staged changes, with what they amount to; `exact`: their names in full, too."""
 
     op: Literal["status"]
     paths: Paths = []
+    exact: bool = False
 
 
 class Diff(Message):
-    """Staged changes as a diff."""
+    """Staged changes as a diff, in parts."""
 
     op: Literal["diff"]
     paths: Paths = []
     exact: bool = False
     binary: bool = False
+
+
+class Export(Message):
+    """What the mount shows of staged changes, as a tar, in parts."""
+
+    op: Literal["export"]
+    paths: Paths = []
 
 
 class EditedHunk(Message):
@@ -179,8 +188,8 @@ class FlushAudit(Message):
 
 
 Request = Annotated[
-    Info | Stop | MakeGrants | ListGrants | Renew | Revoke | Status | Diff | Commit | Discard
-    | Log | Show | Undo | Scan | FlushAudit | Configure,
+    Info | Stop | MakeGrants | ListGrants | Renew | Revoke | Status | Diff | Export | Commit
+    | Discard | Log | Show | Undo | Scan | FlushAudit | Configure,
     Field(discriminator="op"),
 ]  # fmt: skip
 

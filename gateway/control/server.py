@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 _NAMESPACES = ("pid", "mnt", "user")
 _CONNECTIONS = 64
 
-Handler = Callable[[Request], Awaitable[tuple[Any, list[str]]]]
+Send = Callable[[Any], Awaitable[None]]
+Handler = Callable[[Request, Send], Awaitable[tuple[Any, list[str]]]]
 
 
 def bind(path: Path) -> socket.socket:
@@ -80,15 +81,19 @@ async def _read_line(stream: trio.SocketStream) -> bytes:
 
 async def _answer(connection: trio.SocketStream, handler: Handler) -> None:
     reply: dict[str, Any]
+
+    async def send(part: Any) -> None:
+        await connection.send_all(json.dumps({"part": part}).encode() + b"\n")
+
     try:
         check_peer(connection.socket._sock)  # type: ignore[attr-defined]
         with trio.fail_after(30):
             line = await _read_line(connection)
-        result, notes = await handler(parse(line))
+        result, notes = await handler(parse(line), send)
         reply = {"ok": True, "result": result, "notes": notes}
     except GrantfsError as error:
         reply = {"ok": False, "error": {"message": error.message, "exit_code": error.exit_code}}
-    except trio.TooSlowError:
+    except (trio.TooSlowError, trio.BrokenResourceError):
         return
     except OSError as error:
         text = f"{error.strerror or error}: the disk or a source refused"

@@ -5,7 +5,8 @@ stays staged and is named with the reason. The agent keeps working: what it writ
 that is being committed keeps the file staged.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -26,6 +27,7 @@ from gateway.daemon.transaction import (
 from gateway.daemon.undo import Undoing
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, RefusedError
+from gateway.review import archive
 from gateway.review.hunks import Hunk, HunkMismatchError, apply_hunks
 from gateway.review.ignored import MAX_BYTES, IgnoreRules
 from gateway.review.picks import Picks, find
@@ -37,6 +39,8 @@ from vfs.stage.changes import Change
 from vfs.stage.settle import Settler, Touched
 
 _REVIEWED_TOGETHER = 32
+
+T = TypeVar("T")
 
 
 class Committer:
@@ -142,37 +146,46 @@ class Committer:
         self,
         wanted: Sequence[Sequence[bytes]],
         keep: Callable[[Reviewed], None] = Reviewed.summarize,
+        tell: Callable[[list[Reviewed]], Awaitable[None]] | None = None,
     ) -> tuple[list[Reviewed], str]:
         """The chosen changes in masked form, and the digest of the whole set; *keep* is what is
-        kept of each."""
+        kept of each, *tell* gets them part by part as they are reviewed."""
         reviewed: list[Reviewed] = []
         changes = self.choose(wanted)
+
+        def review(sides: Sides) -> Reviewed:
+            found = self.reviewer.review(sides)
+            keep(found)
+            return found
+
         # A few at a time: to change threads for each would cost more than the review, and each
         # holds descriptors.
         for start in range(0, len(changes), _REVIEWED_TOGETHER):
             part = changes[start : start + _REVIEWED_TOGETHER]
-            reviewed += await self._review_some(part, keep)
+            some = await self._with_sides(part, review)
+            reviewed += some
+            if tell is not None:
+                await tell(some)
         return reviewed, self.reviewer.set_digest(reviewed)
 
-    async def _review_some(
-        self, changes: Sequence[Change], keep: Callable[[Reviewed], None]
-    ) -> list[Reviewed]:
+    async def _with_sides(self, changes: Sequence[Change], work: Callable[[Sides], T]) -> list[T]:
+        """Do *work* on the opened sides of each change, in a worker thread."""
         opened: list[Sides] = []
-
-        def work() -> list[Reviewed]:
-            found = []
-            for sides in opened:
-                found.append(self.reviewer.review(sides))
-                keep(found[-1])
-            return found
-
         try:
             for change in changes:
                 opened.append(self.reviewer.open_sides(change))
-            return await trio.to_thread.run_sync(work)
+            return await trio.to_thread.run_sync(lambda: [work(sides) for sides in opened])
         finally:
             for sides in opened:
                 sides.close()
+
+    async def export(self, wanted: Sequence[Sequence[bytes]]) -> AsyncIterator[bytes]:
+        """The chosen changes as a tar in masked form (see `archive`), file by file, and its end.
+        Raises OSError, ScanError where a file cannot be shown."""
+        for change in self.choose(wanted):
+            for sides in await self._with_sides([change], self.reviewer.pack):
+                yield sides
+        yield archive.END
 
     # -- commit ----------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What each control request does: from a validated message to the workspace, and back to JSON."""
 
+import base64
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from gateway.audit import AuditError
 from gateway.audit.events import Event, show_name
 from gateway.authority.grants import Grant
 from gateway.control import messages
+from gateway.control.server import Send
 from gateway.daemon.commit import Committer
 from gateway.daemon.outcome import diff_json
 from gateway.daemon.review import Reviewed
@@ -21,6 +23,9 @@ from gateway.review.hunks import Hunk
 from gateway.scanning import scan_path
 
 Result = tuple[Any, list[str]]
+
+_PART_BYTES = 1 << 20
+"""How much of a file is sent at once."""
 
 
 def grant_spec(wanted: messages.WantedGrant) -> GrantSpec:
@@ -56,6 +61,17 @@ def _exact(reviewed: Reviewed) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _names(reviewed: Reviewed) -> list[str | None]:
+    """git's letter for a change, its path and the path it came from."""
+    change = reviewed.change
+    origin = change.from_path
+    return [
+        reviewed.letter,
+        os.fsdecode(change.path),
+        None if origin is None else os.fsdecode(origin),
+    ]
+
+
 def _hunk(edited: messages.EditedHunk) -> Hunk:
     lines = tuple(line.encode("latin-1") for line in edited.lines)
     old = sum(line[:1] in (b" ", b"-") for line in lines)
@@ -78,7 +94,6 @@ class Handlers:
             messages.Renew: self._renew,
             messages.Revoke: self._revoke,
             messages.Status: self._status,
-            messages.Diff: self._diff,
             messages.Commit: self._commit,
             messages.Discard: self._discard,
             messages.Log: self._log,
@@ -89,9 +104,14 @@ class Handlers:
             messages.Configure: self._configure,
         }
 
-    async def __call__(self, request: messages.Request) -> Result:
-        """Do what a request asks; GrantfsError where it cannot be done."""
+    async def __call__(self, request: messages.Request, send: Send) -> Result:
+        """Do what a request asks; GrantfsError where it cannot be done. *send* sends a part of a
+        large answer ahead."""
         with self._workspace.reserve.lent():
+            if isinstance(request, messages.Diff):
+                return await self._diff(request, send)
+            if isinstance(request, messages.Export):
+                return await self._export(request, send)
             return await self._table[type(request)](request)
 
     def _shown(self, grants: Sequence[Grant]) -> list[dict[str, Any]]:
@@ -174,23 +194,41 @@ class Handlers:
                 {**one.to_json(), "left_out": show_name(tree) if tree is not None else None}
                 for one, tree in ((one, left_out.get(one.change.path)) for one in reviewed)
             ],
+            "exact": [_names(one) for one in reviewed] if request.exact else [],
         }
         reasons = [f"{one.path}: conflict: {one.conflict}" for one in reviewed if one.conflict]
         return shown, reasons
 
-    async def _diff(self, request: messages.Diff) -> Result:
+    async def _diff(self, request: messages.Diff, send: Send) -> Result:
+        async def tell(some: list[Reviewed]) -> None:
+            await send(
+                {
+                    "files": [diff_json(one) for one in some],
+                    "stat": [one.to_json() for one in some],
+                    "exact": [_exact(one) for one in some] if request.exact else [],
+                    "patch": b"".join(one.text for one in some).decode("latin-1"),
+                }
+            )
+            for one in some:
+                one.let_go()
+
         reviewed, digest = await self._committer.review(
-            _raw(request.paths), lambda one: one.render(request.binary)
+            _raw(request.paths), lambda one: one.render(request.binary), tell
         )
         self._workspace.log.append(
             Event.REVIEW, detail={"digest": digest, "changes": len(reviewed)}
         )
-        return {
-            "files": [diff_json(one) for one in reviewed],
-            "stat": [one.to_json() for one in reviewed],
-            "exact": [_exact(one) for one in reviewed] if request.exact else [],
-            "patch": b"".join(one.text for one in reviewed).decode("latin-1"),
-        }, []
+        return {}, []
+
+    async def _export(self, request: messages.Export, send: Send) -> Result:
+        count = 0
+        async for data in self._committer.export(_raw(request.paths)):
+            count += 1
+            for start in range(0, len(data), _PART_BYTES):
+                part = data[start : start + _PART_BYTES]
+                await send(base64.b64encode(part).decode())
+        self._workspace.log.append(Event.REVIEW, detail={"changes": count})
+        return {"changes": count}, []
 
     async def _commit(self, request: messages.Commit) -> Result:
         outcome = await self._committer.commit(

@@ -4,6 +4,7 @@ The core's task finds changes and opens what they are about (`open_sides`); read
 diffing, which may take long, work on those descriptors in a worker thread (`Reviewed`).
 """
 
+import errno
 import hashlib
 import hmac
 import os
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.audit.events import show_name
+from gateway.review import archive
 from gateway.review.flags import exposes, flags_for
 from gateway.review.hunks import Hunk, count_lines, hunks, is_binary
 from gateway.review.patch import Side, file_patch
@@ -123,6 +125,21 @@ class Reviewed:
         hunks = self.hunks
         self.summarize()
         self.hunks = hunks
+
+    def let_go(self) -> None:
+        """Drop what has been shown."""
+        self.hunks = []
+        self.text = b""
+
+    @property
+    def letter(self) -> str:
+        """The change as a letter of git's."""
+        change = self.change
+        if change.kind is Kind.RENAMED:
+            return "R"
+        if change.old is None or change.item is None:
+            return "A" if change.old is None else "D"
+        return "M" if stat.S_IFMT(change.old.mode) == change.item.kind else "T"
 
     @property
     def path(self) -> str:
@@ -342,6 +359,16 @@ class Reviewer:
         finally:
             side.close()
         return data, self._mask(data, side.profile)
+
+    def pack(self, sides: Sides) -> bytes:
+        """A change in masked form as members of a tar. Raises OSError, ScanError."""
+        change, new = sides.change, sides.new
+        lost = new is None and change.item is not None
+        if lost or (new is not None and stat.S_ISREG(new.mode) and new.fd < 0):
+            raise OSError(errno.EIO, f"{show_name(change.path)}: {sides.conflict or 'unreadable'}")
+        gone = change.path if change.item is None else change.from_path
+        mtime = os.fstat(new.fd).st_mtime if new is not None and new.fd >= 0 else 0
+        return archive.members(change.path, gone, self.read_masked(new), mtime)
 
     def _mask(self, data: bytes, profile: str) -> bytes:
         findings = self._redactor.findings(data, profile)

@@ -175,6 +175,8 @@ class Transaction:
         if not parts:
             return []
         reviewed = [part.reviewed for part in parts if part.reviewed is not None]
+        self._commit.paths[:] = [one.path for one in reviewed]
+        self._commit.grants[:] = self._grants_used()
         await trio.to_thread.run_sync(self._describe, reviewed)
         for on in self._sources:
             await self._plan(on)
@@ -537,9 +539,16 @@ class Transaction:
         await self._in_thread(on.groups, perform)
         await self._in_thread(on.groups[-1:], end)
 
+    def _grants_used(self) -> list[tuple[str, str]]:
+        landing = {on.projection.id for on in self._sources if on.groups}
+        return [
+            (grant.id, grant.subject)
+            for grant in self._workspace.grants.live()
+            if grant.projection in landing and grant.access == "write"
+        ]
+
     def _describe(self, reviewed: Sequence[Reviewed]) -> None:
         files = [diff_json(one) for one in reviewed]
-        self._commit.paths[:] = [one.path for one in reviewed]
         self._history.describe(self._commit, files, b"".join(one.text for one in reviewed))
 
     # -- the end ---------------------------------------------------------------------------
