@@ -280,6 +280,7 @@ def test_staged_work_stays_when_the_user_puts_a_file_in_place_of_its_folder(
     assert ("added", b"d/new") in _changes(workspace)
 
 
+@pytest.mark.slow
 def test_a_deep_tree_that_the_user_replaces_by_a_file(workspace: Workspace) -> None:
     place = "deep/" + "d/" * 1500
     folder = os.open(workspace.source, os.O_RDONLY)

@@ -17,6 +17,7 @@ JOBS = {
     "fsync": ["--ioengine=psync", "--fsync=16", *BLOCKS],
     "threads": ["--ioengine=psync", "--numjobs=4", "--thread", "--bs=4k"],
 }
+QUICK = ("psync", "mmap", "fsync")
 
 
 def _fio(folder: Path, name: str, *more: str) -> None:
@@ -29,7 +30,10 @@ def _fio(folder: Path, name: str, *more: str) -> None:
     assert "verify:" not in done.stderr
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in JOBS],
+)
 def test_what_fio_writes_it_reads_again(grantfs: Grantfs, source: Path, name: str) -> None:
     """At once, after the daemon was killed, and in the source after the commit."""
     needs("fio")
