@@ -191,8 +191,10 @@ class Hands:
         except MovedError:
             return
         try:
-            with suppress(FileNotFoundError):
-                opened_up(folder, lambda: os.unlink(temporary.name, dir_fd=folder))
+            # Where nothing can be written, not even a name that was never made can be removed.
+            if _look(folder, temporary.name) is not None:
+                with suppress(FileNotFoundError):
+                    opened_up(folder, lambda: os.unlink(temporary.name, dir_fd=folder))
         finally:
             os.close(folder)
 
