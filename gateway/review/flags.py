@@ -4,9 +4,10 @@ A list of names cannot know every file that a host program runs later; it marks 
 ones, and the flag says so by being a flag and no promise.
 """
 
+import re
 import stat
 import unicodedata
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 from vfs.names import leaves
 
@@ -34,6 +35,7 @@ _RUNS_LATER = (
     "Rakefile", "Gemfile", "*.gemspec", "build.gradle", "build.gradle.kts", "gradlew", "pom.xml",
     "Dockerfile", "docker-compose.yml", "compose.yaml", "Vagrantfile",
 )  # fmt: skip
+_LATER = re.compile(r"(?:\A|/)(?:" + "|".join(map(translate, _RUNS_LATER)) + ")")
 _LOCK_FILES = frozenset(
     {
         "package-lock.json", "yarn.lock", "pnpm-lock.yaml", "Cargo.lock", "poetry.lock",
@@ -52,13 +54,7 @@ LARGE_BYTES = 10 * 1024 * 1024
 
 def runs_later(path: str) -> bool:
     """True for a file that programs of the host are known to run or obey by themselves."""
-    parts = path.split("/")
-    for depth in range(len(parts)):
-        tail = "/".join(parts[depth:])
-        for pattern in _RUNS_LATER:
-            if fnmatchcase(tail, pattern):
-                return True
-    return False
+    return _LATER.search(path) is not None
 
 
 def hides_text(old: bytes | None, new: bytes | None) -> bool:
