@@ -31,7 +31,12 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture(params=["wal", "delete", "truncate", "persist"])
+@pytest.fixture(
+    params=[
+        "wal", "delete", pytest.param("truncate", marks=pytest.mark.slow),
+        pytest.param("persist", marks=pytest.mark.slow),
+    ]
+)  # fmt: skip
 def database(request: pytest.FixtureRequest, proj: Path) -> Path:
     path = proj / "data.db"
     connection = sqlite3.connect(path, isolation_level=None)
