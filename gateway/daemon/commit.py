@@ -183,8 +183,8 @@ class Committer:
         """The chosen changes as a tar in masked form (see `archive`), file by file, and its end.
         Raises OSError, ScanError where a file cannot be shown."""
         for change in self.choose(wanted):
-            for sides in await self._with_sides([change], self.reviewer.pack):
-                yield sides
+            for packed in await self._with_sides([change], self.reviewer.pack):
+                yield packed
         yield archive.END
 
     # -- commit ----------------------------------------------------------------------------
