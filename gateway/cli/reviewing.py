@@ -61,15 +61,12 @@ def _lines(changes: list[dict[str, Any]]) -> list[str]:
 @pass_state
 def status(state: State, paths: tuple[str, ...], short: bool, porcelain: bool, zeros: bool) -> None:
     """Show staged changes."""
-    if short or porcelain or zeros:
-        found = state.ask("status", paths=all_forms(paths), exact=True)
-        exact = found.pop("exact")
-        if not state.json:
-            _porcelain(found["changes"], exact, zeros=zeros)
-            return
-    else:
-        found = state.ask("status", paths=all_forms(paths))
-        found.pop("exact")
+    as_git = short or porcelain or zeros
+    found = state.ask("status", paths=all_forms(paths), exact=as_git)
+    exact = found.pop("exact")
+    if as_git and not state.json:
+        _porcelain(found["changes"], exact, zeros=zeros)
+        return
 
     def text() -> str:
         if not found["changes"]:

@@ -27,7 +27,6 @@ from gateway.daemon.transaction import (
 from gateway.daemon.undo import Undoing
 from gateway.daemon.workspace import Workspace
 from gateway.errors import ConflictError, GrantfsError, RefusedError
-from gateway.review import archive
 from gateway.review.hunks import Hunk, HunkMismatchError, apply_hunks
 from gateway.review.ignored import MAX_BYTES, IgnoreRules
 from gateway.review.picks import Picks, find
@@ -180,12 +179,11 @@ class Committer:
                 sides.close()
 
     async def export(self, wanted: Sequence[Sequence[bytes]]) -> AsyncIterator[bytes]:
-        """The chosen changes as a tar in masked form (see `archive`), file by file, and its end.
-        Raises OSError, ScanError where a file cannot be shown."""
+        """The chosen changes as a tar in masked form (see `archive`), a piece for each, without
+        what ends a tar. Raises OSError, ScanError, GrantfsError where one cannot be shown."""
         for change in self.choose(wanted):
             for packed in await self._with_sides([change], self.reviewer.pack):
                 yield packed
-        yield archive.END
 
     # -- commit ----------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from gateway.daemon.outcome import diff_json
 from gateway.daemon.review import Reviewed
 from gateway.daemon.workspace import GrantSpec, Workspace
 from gateway.errors import GrantfsError
+from gateway.review import archive
 from gateway.review.hunks import Hunk
 from gateway.scanning import scan_path
 
@@ -224,9 +225,11 @@ class Handlers:
         count = 0
         async for data in self._committer.export(_raw(request.paths)):
             count += 1
+            # A file may be larger than a line should be.
             for start in range(0, len(data), _PART_BYTES):
                 part = data[start : start + _PART_BYTES]
                 await send(base64.b64encode(part).decode())
+        await send(base64.b64encode(archive.END).decode())
         self._workspace.log.append(Event.REVIEW, detail={"changes": count})
         return {"changes": count}, []
 

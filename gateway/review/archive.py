@@ -8,6 +8,8 @@ root; owners are left out, they say nothing elsewhere. Pure functions; any threa
 import stat
 import tarfile
 
+from gateway.audit.events import show_name
+from gateway.errors import GrantfsError
 from gateway.review.patch import Side
 
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -18,7 +20,11 @@ _WHITEOUT = b".wh."
 
 def members(path: bytes, gone: bytes | None, new: Side | None, mtime: float = 0) -> bytes:
     """The tar members of one change: *path* as *new* has it, none if it is None; *gone* is what
-    goes. *mtime* in seconds since the epoch."""
+    goes. *mtime* in seconds since the epoch. Raises GrantfsError for a name that says something
+    else there."""
+    if any(name.startswith(_WHITEOUT) for name in path.split(b"/")):
+        # It would remove something of its reader's.
+        raise GrantfsError(f"{show_name(path)}: a tar of this form cannot hold the name")
     found = _whiteout(gone) if gone is not None else b""
     if new is None:
         return found

@@ -93,6 +93,8 @@ def test_a_tar_over_the_old_tree_is_the_mount(grantfs: Grantfs, source: Path, pr
     assert made == {"output": str(target), "format": "tar", "size": target.stat().st_size}
     assert target.stat().st_mode & 0o777 == 0o600
     assert grantfs.run("export", "--format", "tar").out == target.read_bytes()
+    looked = [one["detail"]["changes"] for one in grantfs.events("--event", "review")]
+    assert looked == [len(grantfs.status())] * 2
     assert TOKEN not in target.read_bytes()
     assert PASSWORD not in target.read_bytes()
     tree = source.parent / "unpacked"
@@ -139,6 +141,11 @@ def test_an_export_is_whole_or_not_there(grantfs: Grantfs, source: Path, proj: P
     grantfs.run("export", "--format", "tar", "-o", target, "proj/nothing", "/elsewhere", code=5)
     assert target.read_bytes() == b"mine"
     assert sorted(source.parent.iterdir()) == before
+    (proj / ".wh.run.sh").write_bytes(b"")  # the agent's: unpacked, it would remove run.sh
+    refused = grantfs.run("export", "--format", "tar", "-o", target, code=1)
+    assert "proj/.wh.run.sh: a tar of this form cannot hold the name" in refused.error
+    assert target.read_bytes() == b"mine"
+    grantfs.run("discard", "-y", "proj/.wh.run.sh")
     failed = grantfs.run("export", "-o", source.parent / "no" / "folder", code=1)
     assert "cannot be written" in failed.error
     assert "name a file with -o" in grantfs.run("export", "--json", code=2).error
